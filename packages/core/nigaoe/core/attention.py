@@ -1,0 +1,145 @@
+"""Decoupled cross-attention: one definition for training and inference, and nothing about a request on any module.
+
+    out = Attention(Q, K_text, V_text) + Attention(Q, K_image, s * V_image)          (IP-Adapter, arXiv 2308.06721, eq. 5)
+
+Shapes: B rows, N queries, T text tokens, M image tokens, H heads, D head width, C = H * D.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+
+
+class ImagePrompt(NamedTuple):
+    """An image prompt after encoding: keys and values for every cross-attention layer, scale folded into the values.
+
+    They depend on the image and the adapter, never on the timestep; so they are made once per request.
+    """
+
+    keys: tuple[Tensor, ...]
+    """Per cross-attention layer, [B, M, C]."""
+    values: tuple[Tensor, ...]
+    """Per cross-attention layer, [B, M, C]."""
+    mask: Tensor | None = None
+    """bool [B, M]; False marks padding. None: every token counts."""
+
+    @property
+    def num_tokens(self) -> int:
+        """M."""
+        return self.keys[0].shape[1]
+
+    def scaled(self, scale: float | Tensor) -> "ImagePrompt":
+        """Multiply the values by a number, or by one number per row [B]."""
+        s = scale.view(-1, 1, 1) if isinstance(scale, Tensor) else scale
+        return self._replace(values=tuple(v * s for v in self.values))
+
+    def rows(self, start: int, stop: int) -> "ImagePrompt":
+        """Some rows of the batch."""
+        mask = None if self.mask is None else self.mask[start:stop]
+        return ImagePrompt(tuple(k[start:stop] for k in self.keys), tuple(v[start:stop] for v in self.values), mask)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention of [B, H, N, D] over [B, H, T, D]; `mask` is additive or bool, broadcastable to [B, H, N, T]."""
+    if q.device.type == "cpu":
+        # Measured on a UNet of 4 M parameters, batch 16, one thread: 0.21 s a training step against 0.24 s with the fused kernel.
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+        return scores.softmax(-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def decoupled_attention(
+    q: Tensor,
+    text: tuple[Tensor, Tensor],
+    image: tuple[Tensor, Tensor] | None = None,
+    text_mask: Tensor | None = None,
+    image_mask: Tensor | None = None,
+) -> Tensor:
+    """Attend to text and to image tokens apart, then add. All [B, H, tokens, D]; masks as in `attend`."""
+    out = attend(q, *text, mask=text_mask)
+    return out if image is None else out + attend(q, *image, mask=image_mask)
+
+
+class DecoupledAttnProcessor:
+    """The plug that diffusers offers, for every attention layer of a UNet. It knows its layer and nothing else.
+
+    The image prompt arrives as an argument of the UNet call: `cross_attention_kwargs={"image_prompt": prompt}`.
+    """
+
+    def __init__(self, layer: int | None) -> None:
+        """`layer`: position among the cross-attention layers; None for self-attention."""
+        self.layer = layer
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        image_prompt: ImagePrompt | None = None,
+    ) -> Tensor:
+        """Run one attention layer on [B, N, C]."""
+        batch = hidden_states.shape[0]
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        if attention_mask is not None:
+            attention_mask = attn.prepare_attention_mask(attention_mask, context.shape[1], batch)
+            attention_mask = attention_mask.view(batch, attn.heads, -1, attention_mask.shape[-1])
+
+        def split_heads(x: Tensor) -> Tensor:
+            return x.view(batch, -1, attn.heads, x.shape[-1] // attn.heads).transpose(1, 2)
+
+        q = split_heads(attn.to_q(hidden_states))
+        text = split_heads(attn.to_k(context)), split_heads(attn.to_v(context))
+        image = image_mask = None
+        if image_prompt is not None and self.layer is not None:
+            k, v = image_prompt.keys[self.layer], image_prompt.values[self.layer]
+            image = split_heads(k.to(q.dtype)), split_heads(v.to(q.dtype))
+            image_mask = None if image_prompt.mask is None else image_prompt.mask[:, None, None, :]
+        out = decoupled_attention(q, text, image, attention_mask, image_mask)
+        out = out.transpose(1, 2).flatten(2).to(q.dtype)
+        return attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor  # type: ignore[no-any-return]
+
+
+def cross_attention_layers(unet: UNet2DConditionModel) -> dict[int, Attention]:
+    """Cross-attention modules by their index among all attention processors, in registration order.
+
+    That order (down, up, mid; 1, 3, 5, ... for SD 1.x) is the numbering of every published adapter file.
+    """
+    layers = {}
+    for index, name in enumerate(unet.attn_processors):
+        module = unet.get_submodule(name.removesuffix(".processor"))
+        if module.is_cross_attention:
+            layers[index] = module
+    return layers
+
+
+def attach(unet: UNet2DConditionModel) -> dict[str, object]:
+    """Let a UNet take image prompts. Returns its former processors, for `detach`. Its state dict is untouched."""
+    former = dict(unet.attn_processors)
+    cross = {index: position for position, index in enumerate(cross_attention_layers(unet))}
+    unet.set_attn_processor({name: DecoupledAttnProcessor(cross.get(i)) for i, name in enumerate(former)})
+    return former
+
+
+def detach(unet: UNet2DConditionModel, former: dict[str, object]) -> None:
+    """Give a UNet the processors back that `attach` returned."""
+    unet.set_attn_processor(dict(former))
+
+
+@contextmanager
+def attached(unet: UNet2DConditionModel) -> Iterator[None]:
+    """`attach` for the length of a block."""
+    former = attach(unet)
+    try:
+        yield
+    finally:
+        detach(unet, former)

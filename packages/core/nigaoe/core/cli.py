@@ -1,0 +1,75 @@
+"""The `nigaoe` command. Each package brings its own commands by entry point; core never imports them."""
+
+import logging
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nigaoe.core.errors import NigaoeError
+from nigaoe.core.reports import read_report
+
+app = typer.Typer(
+    help="Train, serve and evaluate image-prompt adapters for Stable Diffusion on Ray.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+report_app = typer.Typer(help="Read evaluation reports.", no_args_is_help=True)
+toy_app = typer.Typer(help="The embedded toy world.", no_args_is_help=True)
+app.add_typer(report_app, name="report")
+app.add_typer(toy_app, name="toy")
+
+
+@report_app.command("check")
+def report_check(path: Annotated[Path, typer.Argument(help="A report.json.")]) -> None:
+    """Exit with 2 and name them if a report misses thresholds of its own."""
+    report = read_report(path)
+    if report.misses:
+        missed = "; ".join(f"{t.cell} {t.metric} is {t.value:.3f}, needed {t.at} {t.bound:g}" for t in report.misses)
+        raise NigaoeError(f"{path} misses {len(report.misses)} of {len(report.thresholds)} thresholds: {missed}")
+    typer.echo(f"{path}: all {len(report.thresholds)} thresholds reached")
+
+
+@toy_app.command("portraits")
+def toy_portraits(
+    out: Annotated[Path, typer.Argument(help="Folder to write JPEG files and captions.csv into.")],
+    people: Annotated[int, typer.Option(help="How many people.", min=1)] = 1000,
+    scenes: Annotated[int, typer.Option(help="Photos of each person.", min=1)] = 2,
+    split: Annotated[str, typer.Option(help="train, validation or heldout.")] = "train",
+    seed: Annotated[int, typer.Option(help="Another seed, other people.")] = 0,
+) -> None:
+    """Write portraits of toy people as an ordinary dataset: JPEG files and a CSV of captions."""
+    from nigaoe.core.toy.portraits import write_portraits
+
+    count = write_portraits(out, people=people, scenes=scenes, split=split, seed=seed)
+    typer.echo(f"wrote {count} portraits of {people} people and captions.csv to {out}")
+
+
+def main() -> None:
+    """Run a command; a failure that the user can mend is one sentence and exit code 2."""
+    for entry in entry_points(group="nigaoe.commands"):
+        try:
+            app.command(entry.name)(entry.load())
+        except ModuleNotFoundError as error:
+            _register_missing(entry.name, entry.module, error)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        app()
+    except NigaoeError as error:
+        typer.secho(f"nigaoe: {error}", err=True, fg=typer.colors.RED)
+        sys.exit(2)
+
+
+def _register_missing(name: str, module: str, error: ModuleNotFoundError) -> None:
+    extra = module.split(".")[1]
+
+    @app.command(name, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+    def missing() -> None:
+        raise NigaoeError(f"`nigaoe {name}` needs {error.name!r}; install it with `pip install 'nigaoe[{extra}]'`")
+
+
+if __name__ == "__main__":
+    main()

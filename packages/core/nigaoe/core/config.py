@@ -1,0 +1,74 @@
+"""Config files: YAML in, a frozen pydantic model out, every mistake named. No torch here."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from nigaoe.core.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every config: unknown keys are errors, values do not change, docstrings are the help."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def load_config(path: Path, model: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
+    """Read a YAML file, apply `key.path=value` overrides, validate once.
+
+    Raises:
+        ConfigError: The file is missing, is not a YAML mapping, or a value is wrong.
+    """
+    if not path.is_file():
+        raise ConfigError(f"config file {str(path)!r} does not exist; give the path of a YAML file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ConfigError(f"config file {str(path)!r} is not valid YAML ({first_line}); mend its syntax") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"config file {str(path)!r} holds no keys; write `key: value` lines")
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {_sentence(error.errors()[0], model)}") from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r} is not of the form key.path=value")
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"override {override!r} goes below {parent!r}, which is not a section")
+    values[leaf] = yaml.safe_load(text)
+
+
+def _sentence(error: ErrorDetails, model: type[BaseModel]) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "the file"
+    if error["type"] == "extra_forbidden":
+        known = ", ".join(sorted(_keys_at(model, error["loc"][:-1])))
+        return f"unknown key {where!r}; known keys here are: {known}"
+    if error["type"] == "missing":
+        return f"key {where!r} is missing; add it"
+    return f"{where!r} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _keys_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    return list(model.model_fields)

@@ -1,0 +1,99 @@
+"""The CLIP image encoder of an adapter. It owns its preprocessing, so that a picture can go in one way only."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
+
+from nigaoe.core.errors import BaseModelError, ImageError
+from nigaoe.core.models import locate
+
+ImageLike = Image.Image | Tensor | np.ndarray
+
+
+def as_pil(image: ImageLike) -> Image.Image:
+    """Any accepted picture as RGB PIL.
+
+    Accepted: PIL; uint8 [H, W, 3] or [3, H, W]; float [3, H, W] or [H, W, 3] in [0, 1], rounded to 8 bits.
+
+    Raises:
+        ImageError: Another shape, dtype or range. A float picture in [0, 255] or [-1, 1] is refused, never guessed at.
+    """
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if pixels.ndim != 3 or 3 not in (pixels.shape[0], pixels.shape[2]):
+        raise ImageError(f"a picture of shape {list(pixels.shape)} was given; give [H, W, 3] or [3, H, W]")
+    if pixels.shape[2] != 3:
+        pixels = pixels.transpose(1, 2, 0)
+    if np.issubdtype(pixels.dtype, np.floating):
+        low, high = float(np.min(pixels)), float(np.max(pixels))
+        if not (low >= 0.0 and high <= 1.0):
+            raise ImageError(f"a float picture must lie in [0, 1], this one lies in [{low:g}, {high:g}]; rescale it or give uint8")
+        pixels = (pixels * 255).round().astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise ImageError(f"a picture of dtype {pixels.dtype} was given; give uint8, or float in [0, 1]")
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEncoder:
+    """CLIP vision tower with projection, frozen, and the preprocessing it was trained with."""
+
+    name: str
+    model: CLIPVisionModelWithProjection
+    processor: CLIPImageProcessorPil
+    device: torch.device
+
+    @property
+    def embed_dim(self) -> int:
+        """E of the embeddings."""
+        return int(self.model.config.projection_dim)
+
+    def preprocess(self, images: Sequence[ImageLike]) -> Tensor:
+        """Pictures to normalised pixels [B, 3, S, S]."""
+        pixels = self.processor(images=[as_pil(image) for image in images], return_tensors="pt")["pixel_values"]
+        return torch.as_tensor(pixels, dtype=torch.float32)
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[ImageLike]) -> Tensor:
+        """Pictures to projected embeddings, float32 [B, E], not normalised."""
+        return self.model(self.preprocess(images).to(self.device)).image_embeds.float()  # type: ignore[no-any-return]
+
+    def fingerprint(self) -> str:
+        """First 16 hex digits of the SHA-256 of its weights."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self.model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def load_image_encoder(name: str, device: str | torch.device = "cpu") -> ImageEncoder:
+    """Load by hub id, folder, or as `toy/image_encoder`; `h94/IP-Adapter` keeps its encoder in `models/image_encoder`.
+
+    Raises:
+        BaseModelError: It cannot be found or is not a CLIP vision model with projection.
+    """
+    path, subfolder = locate(name, "image encoder"), ""
+    if name == "h94/IP-Adapter" or (Path(path) / "models" / "image_encoder").is_dir():
+        subfolder = "models/image_encoder"
+    try:
+        model = CLIPVisionModelWithProjection.from_pretrained(path, subfolder=subfolder, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BaseModelError(f"image encoder {name!r} cannot be loaded ({reason}); give a CLIP vision folder or hub id") from None
+    try:
+        processor = CLIPImageProcessorPil.from_pretrained(path, subfolder=subfolder)
+    except OSError:
+        # The published adapter encoders come without a preprocessor config and were trained with CLIP's own.
+        side = model.config.image_size
+        processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    target = torch.device(device)
+    return ImageEncoder(name, model.to(target).eval().requires_grad_(False), processor, target)

@@ -1,0 +1,200 @@
+"""The engine: rows of any seed, scale, guidance, step count and timestep, stepped in one UNet call.
+
+A row joins between any two steps and leaves when it is done. It belongs to one thread; callers on other threads queue.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.attention import ImagePrompt
+from nigaoe.core.bases import Base
+from nigaoe.core.engine.rows import Generation, GuidedImagePrompt, Row, initial_noise, stack_image_prompts
+from nigaoe.core.errors import RequestError
+from nigaoe.core.samplers.ddim import ddim_step
+
+
+@torch.no_grad()
+def guided_image_prompts(adapter: IPAdapter, image_embeds: Tensor, scale: float = 1.0) -> list[GuidedImagePrompt]:
+    """Image embeddings [B, E] to one guided prompt each. The unconditional image is the zero embedding."""
+    conditional = adapter(image_embeds).scaled(scale)
+    unconditional = adapter(torch.zeros_like(image_embeds[:1])).scaled(scale)
+    return [GuidedImagePrompt(conditional.rows(i, i + 1), unconditional) for i in range(len(image_embeds))]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What stays the same while the same rows are stepped: built once, not per step."""
+
+    rows: tuple[Row, ...]
+    owner: Tensor
+    """int64 [P]: which row each UNet row belongs to; guided rows own two."""
+    unconditional: Tensor
+    """int64 [rows]: UNet row of the unconditional prediction (its own when unguided)."""
+    conditional: Tensor
+    guidance: Tensor
+    """float32 [rows, 1, 1, 1]."""
+    text: Tensor
+    image_prompt: ImagePrompt | None
+
+
+class Engine:
+    """Steps rows on one base. `max_rows` bounds a UNet call (a guided row counts once)."""
+
+    def __init__(self, base: Base, max_rows: int = 16) -> None:
+        self.base, self.max_rows = base, max_rows
+        self._active: list[Row] = []
+        self._next_id = 0
+        self._batch: _Batch | None = None
+        self._text_cache: dict[str, Tensor] = {}
+
+    def submit(self, generation: Generation) -> int:
+        """Let a picture join; returns its ticket.
+
+        Raises:
+            RequestError: A size, step count or guidance that the base cannot do.
+        """
+        width, height = self._validated_size(generation)
+        factor, channels = self.base.vae_factor, self.base.latent_channels
+        noise = initial_noise(generation, (channels, height // factor, width // factor))
+        row = Row(
+            id=self._next_id,
+            generation=generation,
+            latents=noise.to(self.base.device),
+            timesteps=self.base.schedule.timesteps(generation.steps),
+            text=self._text(generation.prompt),
+            negative_text=self._text(generation.negative_prompt),
+        )
+        self._next_id += 1
+        self._active.append(row)
+        return row.id
+
+    def cancel(self, ticket: int) -> None:
+        """Let a picture leave; unknown tickets are ignored, for it may just have finished."""
+        self._active = [row for row in self._active if row.id != ticket]
+
+    @property
+    def pending_row_steps(self) -> int:
+        """UNet steps still to be taken, over all rows."""
+        return sum(len(row.timesteps) - row.position for row in self._active)
+
+    @property
+    def active_rows(self) -> int:
+        """Rows not yet finished."""
+        return len(self._active)
+
+    def progress(self) -> dict[int, tuple[int, int]]:
+        """Steps taken and steps in all, by ticket."""
+        return {row.id: (row.position, len(row.timesteps)) for row in self._active}
+
+    @torch.no_grad()
+    def step(self) -> dict[int, Image.Image]:
+        """Take one step of the rows whose turn it is; returns the pictures that this finished, by ticket."""
+        batch = self._next_batch()
+        if batch is None:
+            return {}
+        self._advance(batch)
+        finished = [row for row in batch.rows if row.is_done]
+        if not finished:
+            return {}
+        self._active = [row for row in self._active if not row.is_done]
+        pixels = self.base.decode(torch.stack([row.latents for row in finished]))
+        return {row.id: Image.fromarray(p.numpy()) for row, p in zip(finished, pixels, strict=True)}
+
+    def generate(
+        self, generations: Sequence[Generation], on_step: Callable[[int], None] | None = None
+    ) -> list[Image.Image]:
+        """Make all of these and return them in order. `on_step` hears how many are finished."""
+        tickets = [self.submit(generation) for generation in generations]
+        pictures: dict[int, Image.Image] = {}
+        wanted = set(tickets)
+        while not wanted <= pictures.keys():
+            pictures |= self.step()
+            if on_step is not None:
+                on_step(len(wanted & pictures.keys()))
+        return [pictures[ticket] for ticket in tickets]
+
+    def _next_batch(self) -> _Batch | None:
+        if not self._active:
+            return None
+        shape = self._active[0].latents.shape
+        rows = tuple([row for row in self._active if row.latents.shape == shape][: self.max_rows])
+        if self._batch is None or self._batch.rows != rows:
+            self._batch = _pack(rows)
+        return self._batch
+
+    def _advance(self, batch: _Batch) -> None:
+        schedule, rows, device = self.base.schedule, batch.rows, self.base.device
+        latents = torch.stack([row.latents for row in rows])
+        t = torch.tensor([row.timesteps[row.position] for row in rows], device=device)
+        ratio = [schedule.num_train_timesteps // len(row.timesteps) for row in rows]
+        t_prev = t - torch.tensor(ratio, device=device)
+        kwargs = {} if batch.image_prompt is None else {"image_prompt": batch.image_prompt}
+        with self.base.autocast():
+            prediction = self.base.unet(
+                latents[batch.owner],
+                t[batch.owner],
+                encoder_hidden_states=batch.text,
+                cross_attention_kwargs=kwargs or None,
+                return_dict=False,
+            )[0].float()
+        unconditional, conditional = prediction[batch.unconditional], prediction[batch.conditional]
+        guided = unconditional + batch.guidance * (conditional - unconditional)
+        latents = ddim_step(
+            latents, guided, schedule.alpha_bar_at(t), schedule.alpha_bar_at(t_prev), schedule.prediction
+        )
+        for row, x in zip(rows, latents, strict=True):
+            row.latents = x
+            row.position += 1
+
+    def _text(self, prompt: str) -> Tensor:
+        if prompt not in self._text_cache:
+            if len(self._text_cache) >= 256:
+                self._text_cache.pop(next(iter(self._text_cache)))
+            self._text_cache[prompt] = self.base.encode_text([prompt])[0]
+        return self._text_cache[prompt]
+
+    def _validated_size(self, generation: Generation) -> tuple[int, int]:
+        base = self.base
+        width, height = generation.width or base.default_size_px, generation.height or base.default_size_px
+        multiple = base.vae_factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
+        for name, side in (("width", width), ("height", height)):
+            if side <= 0 or side % multiple:
+                raise RequestError(f"{name} {side} is not a positive multiple of {multiple}, which base {base.name!r} needs")
+        limit = base.schedule.num_train_timesteps
+        if not 1 <= generation.steps <= limit:
+            raise RequestError(f"steps {generation.steps} is outside [1, {limit}]")
+        return width, height
+
+
+def _pack(rows: tuple[Row, ...]) -> _Batch:
+    owner, unconditional, conditional = [], [], []
+    text, prompts = [], []
+    for i, row in enumerate(rows):
+        image = row.generation.image_prompt
+        if row.is_guided:
+            unconditional.append(len(owner))
+            owner.append(i)
+            text.append(row.negative_text)
+            prompts.append(image.unconditional if image else None)
+        conditional.append(len(owner))
+        if not row.is_guided:
+            unconditional.append(len(owner))
+        owner.append(i)
+        text.append(row.text)
+        prompts.append(image.conditional if image else None)
+    device = rows[0].latents.device
+    guidance = torch.tensor([row.generation.guidance_scale for row in rows], device=device)
+    return _Batch(
+        rows=rows,
+        owner=torch.tensor(owner, device=device),
+        unconditional=torch.tensor(unconditional, device=device),
+        conditional=torch.tensor(conditional, device=device),
+        guidance=guidance.view(-1, 1, 1, 1),
+        text=torch.stack(text),
+        image_prompt=stack_image_prompts(prompts),
+    )

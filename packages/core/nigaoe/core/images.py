@@ -1,0 +1,59 @@
+"""Pictures from outside: read safely, always RGB, always upright."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nigaoe.core.errors import ImageError
+
+MAX_PIXELS = 64_000_000
+
+
+def read_image(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode one picture to RGB, turned as its EXIF says, transparency over white.
+
+    The header is checked before any pixel is decoded, so a small file cannot claim the memory of a large one.
+
+    Raises:
+        ImageError: Missing, not a picture, too large or truncated.
+    """
+    name = name or (str(source) if isinstance(source, Path) else "the image")
+    if isinstance(source, Path) and not source.is_file():
+        raise ImageError(f"image file {name!r} does not exist; mend the path")
+    try:
+        with _unbounded_header(source) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError(
+                    f"{name!r} is {width} x {height} pixels, more than the {max_pixels / 1e6:g} million allowed; make it smaller"
+                )
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        raise ImageError(f"{name!r} is not a picture; give a JPEG, PNG or WebP file") from None
+    except (OSError, SyntaxError, EOFError, ValueError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{name!r} is damaged or truncated ({error}); replace the file") from None
+
+
+def _unbounded_header(source: Path | bytes) -> Image.Image:
+    # Pillow's own limit only warns below twice its bound and names no file; ours is checked on the header instead.
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        return Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I", "F"):
+        pixels = np.asarray(image, np.float32)
+        image = Image.fromarray((pixels / max(float(pixels.max()), 255.0) * 255).astype(np.uint8))
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,1 @@
+"""Prepare data and train adapters on Ray."""

@@ -1,0 +1,37 @@
+"""A Ray cluster for the length of a command: the one that was named, or a small quiet one on this machine."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from nigaoe.core.errors import ConfigError
+from nigaoe.train.config import ClusterConfig
+
+
+@contextmanager
+def connected(cluster: ClusterConfig) -> Iterator[None]:
+    """Connect, and disconnect at the end.
+
+    Raises:
+        ConfigError: No cluster answers at the address.
+    """
+    # A cluster of this process alone needs no token, and raw dashboards none either.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # Two-second polls are for clusters of thousands; here they only delay a restart.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    try:
+        if cluster.address is None:
+            cpus = max(1, round(cluster.num_workers * cluster.cpus_per_worker))
+            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+        else:
+            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        raise ConfigError(f"no Ray cluster answers at {cluster.address!r} ({error}); mend cluster.address") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()

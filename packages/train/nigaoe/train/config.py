@@ -1,0 +1,94 @@
+"""One config for `nigaoe prepare` and `nigaoe train`."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from nigaoe.core.config import Config
+
+
+class DataConfig(Config):
+    """Where the pictures are and how they are used."""
+
+    source: Path
+    """A captions file: the original IP-Adapter JSON, or a CSV with an `ID` column."""
+    image_root: Path | None = None
+    """Folder that file names are relative to; the captions file's own when absent."""
+    caption_columns: list[str] | None = None
+    """CSV columns or JSON keys that hold captions; every `caption_*` (JSON: `text`) when absent."""
+    resolution_px: int | None = Field(None, ge=16)
+    """Side of the training pictures; the base's own when absent."""
+    prepared: Path
+    """Folder for cached latents and embeddings."""
+    shard_rows: int = Field(512, ge=1)
+    """Rows per file: what is encoded at once, and the most that a crash loses."""
+    reference: Literal["same", "other"] = "same"
+    """Which picture prompts: the target itself, or another one of the same `identity` where there is one.
+    With `other` the adapter carries the person and leaves background and pose to the text."""
+
+
+class OptimizerConfig(Config):
+    """AdamW; the defaults are the published recipe's."""
+
+    lr: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class DropConfig(Config):
+    """Probabilities of dropping a condition, mutually exclusive, so that guidance has something to guide from."""
+
+    image: float = Field(0.05, ge=0, le=1)
+    text: float = Field(0.05, ge=0, le=1)
+    both: float = Field(0.05, ge=0, le=1)
+
+
+class ClusterConfig(Config):
+    """What the job asks Ray for."""
+
+    address: str | None = None
+    """Address of a running cluster, or `auto`; a cluster on this machine when absent."""
+    num_workers: int = Field(2, ge=1)
+    use_gpu: bool = False
+    cpus_per_worker: float = Field(1, gt=0)
+    max_failures: int = Field(3, ge=-1)
+    """Restarts from the last checkpoint before giving up; -1: without end."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+
+
+class TrackingConfig(Config):
+    """Weights & Biases. Offline unless asked, so nobody meets a login prompt."""
+
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "nigaoe"
+
+
+class TrainConfig(Config):
+    """A training job."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The same name continues the same run."""
+    out: Path
+    """Folder for checkpoints, logs and the finished adapter."""
+    base: str
+    """Frozen base: a hub id, a folder, `toy/photo` or `toy/anime`."""
+    image_encoder: str
+    data: DataConfig
+    num_tokens: int = Field(4, ge=1)
+    steps: int = Field(ge=1)
+    batch_size: int = Field(8, ge=1)
+    """Per worker."""
+    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    optimizer: OptimizerConfig = OptimizerConfig()
+    drop: DropConfig = DropConfig()
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Publish an exponential average of the weights instead of the last ones."""
+    checkpoint_every: int = Field(500, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    seed: int = 0
+    cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()

@@ -1,0 +1,108 @@
+"""The training job as its driver sees it: start or continue a run by name, follow it, publish the adapter."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from nigaoe.core.adapters.files import load_adapter
+from nigaoe.core.errors import ConfigError, NigaoeError
+from nigaoe.core.manifests import AdapterManifest, read_prepared, write_json
+from nigaoe.train.cluster import connected
+from nigaoe.train.config import TrainConfig
+from nigaoe.train.loop import train_loop
+from nigaoe.train.progress import ProgressBar, ProgressBoard
+
+
+class TrainingFailed(NigaoeError):
+    """The job gave up; what it had checkpointed is kept."""
+
+
+def train(config: TrainConfig) -> Path:
+    """Run or continue the run of this name; returns the path of the finished adapter.
+
+    Raises:
+        ConfigError: A run of this name exists with another config.
+        TrainingFailed: The workers failed more often than allowed.
+    """
+    manifest = read_prepared(config.data.prepared)
+    config = _absolute(config)
+    if (manifest.base, manifest.image_encoder) != (config.base, config.image_encoder):
+        raise ConfigError(
+            f"the prepared dataset was made with {manifest.base!r} and {manifest.image_encoder!r}, the config says "
+            f"{config.base!r} and {config.image_encoder!r}; run `nigaoe prepare` with this config"
+        )
+    _claim_run(config, manifest.fingerprint)
+    with connected(config.cluster):
+        board = ProgressBoard.remote()
+        with ProgressBar(board, config.steps, config.name):
+            _fit(config, board)
+    adapter_path = config.out / "adapter.safetensors"
+    write_json(_adapter_manifest(config, adapter_path, manifest.image_encoder_hash), config.out / "adapter.json")
+    return adapter_path
+
+
+def _fit(config: TrainConfig, board: Any) -> None:
+    cluster = config.cluster
+    resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1.0} if cluster.use_gpu else {})}
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={"config": config.model_dump(mode="json"), "board": board, "threads": cluster.cpus_per_worker},
+        scaling_config=ScalingConfig(
+            num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=config.name,
+            storage_path=str(config.out / "checkpoints"),
+            failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:  # Ray wraps whatever the workers raised.
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise TrainingFailed(
+            f"run {config.name!r} failed ({reason}); its checkpoints are in {str(config.out / 'checkpoints')!r}, "
+            f"start it again with the same name to go on"
+        ) from error
+
+
+def _absolute(config: TrainConfig) -> TrainConfig:
+    """Workers run in another directory, so every path must be absolute."""
+    data = config.data.model_copy(update={"source": config.data.source.resolve(), "prepared": config.data.prepared.resolve()})
+    return config.model_copy(update={"out": config.out.resolve(), "data": data})
+
+
+def _claim_run(config: TrainConfig, dataset_fingerprint: str) -> None:
+    """Write down what the run is; refuse to continue one that was something else."""
+    ours = {"dataset": dataset_fingerprint, "config": config.model_dump(mode="json", exclude={"cluster", "tracking"})}
+    path = config.out / "run.json"
+    if path.is_file():
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        changed = [k for k in ours["config"] if theirs["config"].get(k) != ours["config"][k]]  # type: ignore[attr-defined, index, union-attr]
+        if changed or theirs["dataset"] != dataset_fingerprint:
+            what = f"{', '.join(changed)} differ" if changed else "the dataset differs"
+            raise ConfigError(f"run {config.name!r} in {str(config.out)!r} was started with another config ({what}); choose another name and out, or delete that folder")
+    config.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
+
+
+def _adapter_manifest(config: TrainConfig, path: Path, image_encoder_hash: str) -> AdapterManifest:
+    adapter = load_adapter(path)
+    return AdapterManifest(
+        base=config.base,
+        image_encoder=config.image_encoder,
+        image_encoder_hash=image_encoder_hash,
+        num_tokens=adapter.num_tokens,
+        steps=config.steps,
+        samples_seen=config.steps * config.batch_size * config.cluster.num_workers,
+        parameters=sum(p.numel() for p in adapter.parameters()),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        config=config.model_dump(mode="json"),
+    )

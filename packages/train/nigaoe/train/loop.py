@@ -1,0 +1,125 @@
+"""The training loop of one worker: Ray started the process group, DeepSpeed owns the optimizer."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from torch import Tensor
+
+from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.adapters.files import save_adapter
+from nigaoe.core.bases import load_base
+from nigaoe.train import checkpoints
+from nigaoe.train.config import OptimizerConfig, TrainConfig
+from nigaoe.train.objective import AdapterObjective
+from nigaoe.train.prepared import Batch, PreparedDataset
+from nigaoe.train.sampler import rows_at, step_generator
+from nigaoe.train.tracking import Tracker
+
+LOG_EVERY_S = 1.0
+
+
+def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
+    """What DeepSpeed is told; precision is autocast's business, for the trainable weights are few and stay float32."""
+    return {
+        "train_micro_batch_size_per_gpu": config.batch_size,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.optimizer.max_grad_norm,
+        "zero_optimization": {"stage": config.cluster.zero_stage},
+        "steps_per_print": 1_000_000_000,
+        "wall_clock_breakdown": False,
+    }
+
+
+def learning_rate(step: int, steps: int, optimizer: OptimizerConfig) -> float:
+    """Learning rate of a step: linear warm-up, then constant or a cosine to zero."""
+    warm = min(1.0, (step + 1) / optimizer.warmup_steps) if optimizer.warmup_steps else 1.0
+    decay = 0.5 * (1 + math.cos(math.pi * step / steps)) if optimizer.schedule == "cosine" else 1.0
+    return optimizer.lr * warm * decay
+
+
+def train_loop(arguments: dict[str, Any]) -> None:
+    """Train until `steps`, from the latest checkpoint if there is one. `arguments`: the config, resolved, and a board."""
+    # DeepSpeed looks for an accelerator when imported, which must happen on a worker and not on the driver.
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        torch.set_num_threads(max(1, int(arguments["threads"])))
+    import deepspeed
+
+    config = TrainConfig.model_validate(arguments["config"])
+    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    torch.manual_seed(config.seed)
+    base = load_base(config.base, config.precision, device)
+    dataset = PreparedDataset.open(config.data.prepared)
+    embed_dim = dataset.columns["image_embeds"].shape[1]
+    adapter = IPAdapter.for_unet(base.unet, embed_dim, config.num_tokens).to(device)
+    average = {k: v.detach().clone() for k, v in adapter.state_dict().items()} if config.ema_decay else None
+    optimizer = torch.optim.AdamW(
+        adapter.parameters(), lr=config.optimizer.lr, betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay
+    )
+    engine, *_ = deepspeed.initialize(
+        model=AdapterObjective(adapter, base, config.drop), optimizer=optimizer, config=deepspeed_config(config)
+    )
+    start = checkpoints.restore(engine, average)
+    tracker = Tracker(config, arguments["board"]) if rank == 0 else None
+    loss_sum, since, count = torch.zeros((), device=device), time.monotonic(), 0
+    for step, batch, draws in _batches(config, dataset, start, rank, world_size, base.schedule.num_train_timesteps):
+        for group in engine.optimizer.param_groups:
+            group["lr"] = learning_rate(step, config.steps, config.optimizer)
+        loss = engine(batch, *draws)
+        engine.backward(loss)
+        engine.step()
+        if average is not None:
+            _update_average(average, adapter, config.ema_decay or 0.0, step)
+        loss_sum += loss.detach()
+        count += 1
+        done = step + 1
+        if tracker is not None and (done == config.steps or time.monotonic() - since >= LOG_EVERY_S):
+            seconds = time.monotonic() - since
+            rate = count * config.batch_size * world_size / seconds
+            tracker.log(done, loss_sum.item() / count, rate, learning_rate(step, config.steps, config.optimizer))
+            loss_sum.zero_()
+            since, count = time.monotonic(), 0
+        if done % config.checkpoint_every == 0 or done == config.steps:
+            checkpoints.save(engine, done, average, {"loss": float(loss.detach())})
+    if rank == 0:
+        _publish(adapter, average, config)
+    if tracker is not None:
+        tracker.close()
+
+
+def _batches(
+    config: TrainConfig, dataset: PreparedDataset, start: int, rank: int, world_size: int, train_timesteps: int
+) -> Iterator[tuple[int, Batch, tuple[Tensor, Tensor, Tensor]]]:
+    """(step, batch, (timesteps, noise, uniform)) from `start` on; all of it a function of seed, step and rank."""
+    size, rows = config.batch_size, dataset.manifest.rows
+    for step in range(start, config.steps):
+        generator = step_generator(config.seed, step, rank)
+        index = rows_at(step, rank, world_size, size, rows, config.seed)
+        batch = dataset.batch(index, config.data.reference, generator)
+        timesteps = torch.randint(train_timesteps, (size,), generator=generator)
+        noise = torch.randn(batch.latents.shape, generator=generator)
+        yield step, batch, (timesteps, noise, torch.rand(size, generator=generator))
+
+
+@torch.no_grad()
+def _update_average(average: dict[str, Tensor], adapter: IPAdapter, decay: float, step: int) -> None:
+    # Warmed up, so that the average never remembers the untrained weights.
+    rate = 1 - min(decay, (step + 1) / (step + 20))
+    for key, value in adapter.state_dict().items():
+        average[key].lerp_(value, rate)
+
+
+def _publish(adapter: IPAdapter, average: dict[str, Tensor] | None, config: TrainConfig) -> None:
+    if average is not None:
+        adapter.load_state_dict(average)
+    metadata = {"nigaoe": json.dumps({"variant": "base", "base": config.base, "image_encoder": config.image_encoder})}
+    save_adapter(adapter, Path(config.out) / "adapter.safetensors", metadata)

@@ -1,0 +1,49 @@
+"""The training objective: noise prediction with an image prompt, conditions dropped now and then."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.bases import Base
+from nigaoe.train.config import DropConfig
+from nigaoe.train.prepared import Batch
+
+
+def drop_masks(uniform: Tensor, drop: DropConfig) -> tuple[Tensor, Tensor]:
+    """(image dropped, text dropped) as bool [B] from one uniform draw [B]: image, text, both, or neither."""
+    image_only = uniform < drop.image
+    text_only = (uniform >= drop.image) & (uniform < drop.image + drop.text)
+    both = (uniform >= drop.image + drop.text) & (uniform < drop.image + drop.text + drop.both)
+    return image_only | both, text_only | both
+
+
+class AdapterObjective(nn.Module):
+    """Loss of a batch. Its parameters are the adapter's; the frozen base is held but not owned."""
+
+    def __init__(self, adapter: IPAdapter, base: Base, drop: DropConfig) -> None:
+        super().__init__()
+        self.adapter = adapter
+        # In a tuple, so that optimizers, checkpoints and DeepSpeed see the adapter alone.
+        self._base = (base,)
+        self._drop = drop
+        self._empty_ids = base.tokenize([""])
+
+    def forward(self, batch: Batch, timesteps: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
+        """Mean squared error on what the base predicts (epsilon or v), float32 scalar."""
+        (base,) = self._base
+        image_dropped, text_dropped = drop_masks(uniform, self._drop)
+        ids = torch.where(text_dropped[:, None], self._empty_ids, batch.token_ids)
+        embeds = torch.where(image_dropped[:, None], 0.0, batch.image_embeds).to(base.device)
+        latents = batch.latents.to(base.device) * base.vae.config.scaling_factor
+        noise, timesteps = noise.to(base.device), timesteps.to(base.device)
+        noisy = base.schedule.add_noise(latents, noise, timesteps)
+        with base.autocast():
+            prediction = base.unet(
+                noisy,
+                timesteps,
+                encoder_hidden_states=base.encode_ids(ids),
+                cross_attention_kwargs={"image_prompt": self.adapter(embeds)},
+                return_dict=False,
+            )[0]
+        return F.mse_loss(prediction.float(), base.schedule.target(latents, noise, timesteps))

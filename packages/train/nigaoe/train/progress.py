@@ -1,0 +1,58 @@
+"""Training progress, from the first worker to whoever started the job."""
+
+import threading
+from typing import Any
+
+import ray
+from tqdm import tqdm
+
+POLL_S = 1.0
+
+
+@ray.remote(num_cpus=0)
+class ProgressBoard:
+    """Holds the latest line; the first worker writes, the driver reads."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str, Any] = {}
+
+    def post(self, line: dict[str, Any]) -> None:
+        """Replace the line."""
+        self._latest = line
+
+    def read(self) -> dict[str, Any]:
+        """The latest line; empty before the first."""
+        return self._latest
+
+
+class ProgressBar:
+    """A bar in the driver's terminal that follows a board until closed."""
+
+    def __init__(self, board: Any, steps: int, name: str) -> None:
+        self._board, self._stop = board, threading.Event()
+        self._bar = tqdm(total=steps, desc=f"train {name}", unit="step", dynamic_ncols=True)
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "ProgressBar":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=10)
+        self._show()
+        self._bar.close()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(POLL_S):
+            self._show()
+
+    def _show(self) -> None:
+        try:
+            line = ray.get(self._board.read.remote(), timeout=5)
+        except (ray.exceptions.RayError, TimeoutError):
+            return
+        if line:
+            self._bar.n = line["step"]
+            self._bar.set_postfix_str(f"loss {line['loss']:.4f}, {line['images_per_s']:.0f} images/s")
+            self._bar.refresh()
