@@ -5,6 +5,7 @@ A shard is written whole or not at all and named by the hash of what made it; ru
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,9 @@ def _encode_missing(shards: Sequence[dict[str, Any]], settings: dict[str, Any], 
     missing = [shard for shard in shards if not (folder / shard["file"]).is_file()]
     total = sum(len(shard["rows"]) for shard in missing)
     bad: list[str] = []
+    # One bar is enough: Ray's own tells of blocks and object stores.
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     with tqdm(total=total, desc="prepare", unit="image", disable=not missing) as bar:
         if missing:
             cluster = config.cluster
@@ -140,7 +144,8 @@ class ShardEncoder:
             parts += self._encode(shard["rows"][start : start + ENCODE_BATCH], bad)
         if not bad:
             path = Path(self.settings["folder"]) / shard["file"]
-            save_file({key: torch.cat([part[key] for part in parts]) for key in parts[0]}, path.with_suffix(".part"))
+            columns = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
+            save_file(columns, path.with_suffix(".part"))
             path.with_suffix(".part").replace(path)
         return {"rows": [len(shard["rows"])], "bad": [json.dumps(bad)]}
 

@@ -1,5 +1,6 @@
 """Last stage: everything as ordinary diffusers and transformers folders, in float16."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -41,6 +42,15 @@ def export_base(unet: UNet2DConditionModel, vae: AutoencoderKL, clip: CLIPModel,
     shutil.rmtree(out, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(out)
     pipeline.to(torch.float32)
+    _forget_origin(out)
+
+
+def _forget_origin(folder: Path) -> None:
+    """Take the builder's own paths out of the configs."""
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def export_image_encoder(clip: CLIPModel, out: Path) -> None:

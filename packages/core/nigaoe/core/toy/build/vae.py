@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from nigaoe.core.toy.build.dataset import Pictures
+from nigaoe.core.toy.people import Style
 from nigaoe.core.toy.build.training import Progress, WeightAverage, cosine_lr, optimise
 from nigaoe.core.toy.render import SIZE_PX
 
@@ -70,16 +71,18 @@ def save_vae(vae: AutoencoderKL, photo: Pictures, anime: Pictures, out: Path) ->
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         x = torch.cat([p.floats(torch.arange(100)) for p in (photo, anime)])
         z = vae.encode(x).latent_dist.mean.float()
-        psnr = [10 * torch.log10(4 / (vae.decode(z).sample.float() - x).pow(2).mean((1, 2, 3))) for _ in (0,)][0]
+        psnr = 10 * torch.log10(4 / (vae.decode(z).sample.float() - x).pow(2).mean((1, 2, 3)))
     vae.register_to_config(scaling_factor=float(1 / z.std()))
     log.info("vae PSNR photo %.1f anime %.1f dB", psnr[:100].mean(), psnr[100:].mean())
     vae.save_pretrained(out)
 
 
-def refine_decoder(photo: Pictures, anime: Pictures, latents: dict[str, Tensor], out: Path, steps: int) -> None:
+def refine_decoder(
+    photo: Pictures, anime: Pictures, latents: dict[Style, Tensor], source: Path, out: Path, steps: int
+) -> None:
     """Train the decoder alone on noised, stored latents; the latent space stays as the UNets know it."""
     torch.manual_seed(1)
-    vae = AutoencoderKL.from_pretrained(out)
+    vae = AutoencoderKL.from_pretrained(source)
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
     average, parameters = WeightAverage(vae, 0.998), [p for p in vae.parameters() if p.requires_grad]

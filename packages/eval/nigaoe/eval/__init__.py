@@ -1,0 +1,1 @@
+"""Generate and score images in shards on Ray."""

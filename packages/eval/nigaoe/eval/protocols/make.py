@@ -1,0 +1,16 @@
+"""From config to protocol."""
+
+from nigaoe.eval.config import EvalConfig, FolderProtocolConfig, ToyProtocolConfig
+from nigaoe.eval.protocols.folder import FolderProtocol
+from nigaoe.eval.protocols.protocol import EvalProtocol
+from nigaoe.eval.protocols.toy import ToyProtocol
+
+
+def make_protocol(config: EvalConfig) -> EvalProtocol:
+    """The protocol of the config's `kind`."""
+    adapters = list(config.adapters)
+    match config.protocol:
+        case ToyProtocolConfig() as toy:
+            return ToyProtocol(toy, adapters, config.seed)
+        case FolderProtocolConfig() as folder:
+            return FolderProtocol(folder, adapters, config.seed)

@@ -1,0 +1,148 @@
+"""The toy world's protocol: held-out people, photographed once; who comes out, in which style, on which background?"""
+
+import random
+
+from nigaoe.core.toy.people import ATTRIBUTES, MEDIUM, STYLES, Style, sample_identity_of, sample_scene
+from nigaoe.core.toy.render import render
+from nigaoe.eval.config import ToyProtocolConfig
+from nigaoe.eval.protocols.protocol import CellPlan, Column, Headline, Sample
+from nigaoe.eval.scoring.judge import RED
+
+_OFF_RED = "reference not on red"
+_METRICS = ("judged_anime", "background_copied", "background_chance", "background_copy_ratio", "background_red")
+_CLIP_METRICS = ("clip_t", "clip_i", "clip_i_shuffled")
+
+
+class ToyProtocol:
+    """Ceilings without a UNet, bases without an adapter, and every adapter on both bases."""
+
+    def __init__(self, config: ToyProtocolConfig, adapters: list[str], seed: int) -> None:
+        """`adapters`: names; the first is the one under test and gives its cells plain names."""
+        self.config, self.adapters, self.seed = config, adapters, seed
+        self._bases: dict[Style, str] = {"photo": config.photo_base, "anime": config.anime_base}
+
+    def cells(self) -> list[CellPlan]:
+        cells = [*self._yardsticks(), *self._ceilings()]
+        for style in STYLES:
+            cells.append(self._drawn(style, None))
+            cells += [self._drawn(style, adapter, red=red) for red in (False, True) for adapter in self.adapters]
+        return cells
+
+    def _yardsticks(self) -> list[CellPlan]:
+        n = self.config.yardstick_n
+        return [CellPlan(f"train-{s}", f"{s} pictures of training people", "yardstick", n, variant=s) for s in STYLES]
+
+    def _ceilings(self) -> list[CellPlan]:
+        n, cells = self.config.n, []
+        for style in STYLES:
+            common = {"prompt": _prompt(style), "yardstick": f"train-{style}", "variant": style}
+            title = f"another {style} of the person" if style == "photo" else "the person, drawn"
+            cells.append(CellPlan(f"real-{style}", f"Ceiling: {title}", "picture", n, **common))
+            name, title = f"vae-{style}", f"Ceiling: {title}, through the autoencoder"
+            cells.append(CellPlan(name, title, "reconstruction", n, base=self._bases[style], **common))
+        return cells
+
+    def _drawn(self, style: Style, adapter: str | None, red: bool = False) -> CellPlan:
+        return CellPlan(
+            name=self._name(style, adapter, red),
+            title=f"{style.capitalize()} base, {self._words(adapter)}{', asked for a red background' if red else ''}",
+            source="generation",
+            n=self.config.n,
+            base=self._bases[style],
+            adapter=adapter,
+            prompt=_prompt(style, red),
+            yardstick=f"train-{style}",
+            variant=_OFF_RED if red else "",
+        )
+
+    def _name(self, style: Style, adapter: str | None, red: bool = False) -> str:
+        kind = "none" if adapter is None else "red" if red else "adapter"
+        return f"{style}-{kind}" + (f"-{adapter}" if adapter in self.adapters[1:] else "")
+
+    def _words(self, adapter: str | None) -> str:
+        if adapter is None:
+            return "no adapter"
+        return "adapter" if len(self.adapters) == 1 else f"adapter {adapter!r}"
+
+    def sample(self, cell: CellPlan, index: int) -> Sample:
+        if cell.source == "yardstick":
+            return self._yardstick_sample(cell, index)
+        rng = random.Random(f"eval/{self.seed}/{index}")
+        identity, scene = sample_identity_of("heldout", rng), sample_scene(rng)
+        while cell.variant == _OFF_RED and scene.background == RED:
+            # On red already, copying the reference would look like obeying the prompt.
+            scene = sample_scene(rng)
+        picture = None
+        if cell.source != "generation":
+            other = sample_scene(random.Random(f"eval/{self.seed}/{index}/other"))
+            picture = render(identity, other, "anime" if cell.variant == "anime" else "photo")
+        group = "-".join(str(label) for label in identity.labels())
+        reference = render(identity, scene, "photo")
+        return Sample(group, reference, cell.prompt or "", picture, identity, scene.background)
+
+    def _yardstick_sample(self, cell: CellPlan, index: int) -> Sample:
+        rng = random.Random(f"eval/{self.seed}/yardstick/{index}")
+        identity, scene = sample_identity_of("train", rng), sample_scene(rng)
+        picture = render(identity, scene, "anime" if cell.variant == "anime" else "photo")
+        return Sample(f"train/{index}", picture, "", picture)
+
+    def identify(self, cell: CellPlan, index: int) -> str:
+        return f"toy/{self.seed}/{index}"
+
+    def metrics(self, cell: CellPlan) -> list[str]:
+        attributes = [f"attribute.{name}" for name in (*ATTRIBUTES, "mean")]
+        return [*attributes, *_METRICS, *_CLIP_METRICS, "fd_judge"]
+
+    def grid_rows(self, count: int) -> list[int]:
+        rows = []
+        for index in range(self.config.n):
+            rng = random.Random(f"eval/{self.seed}/{index}")
+            sample_identity_of("heldout", rng)
+            if sample_scene(rng).background != RED:
+                rows.append(index)
+        return rows[:count]
+
+    def grid_columns(self) -> list[Column]:
+        columns = [Column("Reference photo", None), Column("Photo base, no adapter", "photo-none")]
+        tested = self.adapters[:1]
+        columns += [Column(f"Photo base, {self._words(a)}", self._name("photo", a)) for a in tested]
+        columns += [Column("Anime base, no adapter", "anime-none")]
+        columns += [Column(f"Anime base, {self._words(a)}", self._name("anime", a)) for a in self.adapters]
+        columns += [Column("Anime base, “on a red background”", self._name("anime", a, red=True)) for a in tested]
+        return [*columns, Column("Truth: the person, drawn", "real-anime")]
+
+    def grid_caption(self) -> str:
+        return (
+            "Each row is a person whom no model has seen. The adapter looks at the reference, the prompt says only "
+            f"“{_prompt('photo')}” or “{_prompt('anime')}”. Rows are the first whose reference is not "
+            "itself on red; none was selected. Pictures of a row share their noise. The last column shows how the "
+            "toy world itself draws the person, in another pose and scene."
+        )
+
+    def headlines(self) -> list[Headline]:
+        if not self.adapters:
+            return []
+        mean, anime = "attribute.mean", "anime-adapter"
+        lines = [
+            Headline(
+                f"Likeness, {style} base",
+                f"{style}-adapter",
+                mean,
+                (("without adapter", f"{style}-none", mean), ("ceiling", f"vae-{style}", mean)),
+            )
+            for style in STYLES
+        ]
+        for name in self.adapters[1:]:
+            lines.append(Headline(f"Likeness, anime base, adapter {name!r}", self._name("anime", name), mean))
+        unadapted = (("without adapter", "anime-none", "judged_anime"),)
+        unasked, chance = (("unasked", anime, "background_red"),), (("by chance", anime, "background_chance"),)
+        return [
+            *lines,
+            Headline("Still drawn as anime", anime, "judged_anime", unadapted),
+            Headline("Red background when asked", "anime-red", "background_red", unasked),
+            Headline("Background copied", anime, "background_copied", chance),
+        ]
+
+
+def _prompt(style: Style, red: bool = False) -> str:
+    return f"{MEDIUM[style]} a person" + (" on a red background" if red else "")

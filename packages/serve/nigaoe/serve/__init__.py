@@ -1,0 +1,1 @@
+"""Serve adapters over HTTP on Ray."""

@@ -1,0 +1,54 @@
+"""Pictures to image prompts, with a memory: who asks again with the same picture waits for no encoder."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Generic, TypeVar
+
+from torch import Tensor
+
+from nigaoe.core.engine.engine import guided_image_prompts
+from nigaoe.core.engine.rows import GuidedImagePrompt
+from nigaoe.serve.models import Models
+from nigaoe.serve.orders import Reference
+
+ValueT = TypeVar("ValueT")
+
+
+class Lru(Generic[ValueT]):
+    """The values used last, up to a number of them."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._values: OrderedDict[Hashable, ValueT] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], ValueT]) -> ValueT:
+        """Return the value of a key, made if it is not there."""
+        if key not in self._values:
+            self._values[key] = make()
+        self._values.move_to_end(key)
+        if len(self._values) > self.capacity:
+            self._values.popitem(last=False)
+        return self._values[key]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+class ImagePrompts:
+    """Keys and values per (picture, adapter, scale), embeddings per picture. For one thread."""
+
+    def __init__(self, models: Models, capacity: int) -> None:
+        self._models = models
+        self._embeddings: Lru[Tensor] = Lru(capacity)
+        self._prompts: Lru[GuidedImagePrompt] = Lru(capacity)
+
+    def of(self, reference: Reference, adapter: str, scale: float) -> GuidedImagePrompt:
+        """Encode a picture for an adapter."""
+        key = (reference.digest, adapter, scale)
+        return self._prompts.get(key, lambda: self._encode(reference, adapter, scale))
+
+    def _encode(self, reference: Reference, adapter: str, scale: float) -> GuidedImagePrompt:
+        encoder = self._models.image_encoder
+        assert encoder is not None
+        embedding = self._embeddings.get(reference.digest, lambda: encoder.encode([reference.pixels]))
+        return guided_image_prompts(self._models.adapters[adapter], embedding, scale)[0]

@@ -1,0 +1,241 @@
+"""An evaluation gives the same bytes whoever computes it, in whatever order, and after whatever crash."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+import ray
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.adapters.files import save_adapter
+from nigaoe.core.bases import load_base
+from nigaoe.core.encoders import load_image_encoder
+from nigaoe.core.errors import AdapterError
+from nigaoe.core.reports import read_report
+from nigaoe.eval.config import EvalConfig
+from nigaoe.eval.job import Compute, run_evaluation
+from nigaoe.eval.plan import Plan, make_plan
+from nigaoe.eval.pool import Worker, cluster, evaluate_shards, start_workers
+from nigaoe.eval.shards import ShardTask
+from nigaoe.eval.worker import WorkerSpec
+
+OUTPUTS = ("report.json", "report.html", "samples.csv", "grid.png")
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("adapter") / "adapter.safetensors"
+    encoder = load_image_encoder("toy/image_encoder")
+    save_adapter(IPAdapter.for_unet(load_base("toy/photo").unet, encoder.embed_dim), path)
+    return path
+
+
+def _config(out: Path, adapter: Path, **sampling: Any) -> EvalConfig:
+    values = {
+        "out": out,
+        "protocol": {"kind": "toy", "n": 4, "yardstick_n": 4},
+        "adapters": {"demo": str(adapter)},
+        "sampling": {"steps": 2, "max_rows": 2, **sampling},
+        "shard_size": 2,
+        "pictures": 2,
+        "workers": 3,
+        "thresholds": [{"cell": "anime-adapter", "metric": "attribute.mean", "at": "<=", "bound": 1.0}],
+    }
+    return EvalConfig.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def workers(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Worker]]:
+    config = _config(tmp_path_factory.mktemp("pool"), adapter)
+    spec = WorkerSpec(config, make_plan(config).adapters, Path.cwd(), "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("RAY_ADDRESS", raising=False)
+        # One core more than the pool holds, for a test that starts workers of its own.
+        with cluster(config.model_copy(update={"workers": config.workers + 1})):
+            yield start_workers(spec, config.workers)
+
+
+def _compute_with(workers: Sequence[Worker], done: list[str] | None = None) -> Compute:
+    def compute(plan: Plan, tasks: Sequence[ShardTask], on_result: Any) -> None:
+        if done is not None:
+            done.extend(task.id for task in tasks)
+        evaluate_shards(workers, tasks, on_result, start_timeout_s=120)
+
+    return compute
+
+
+@pytest.fixture(scope="module")
+def outputs(
+    workers: list[Worker], adapter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, bytes]]:
+    """A finished run of one worker, and its files."""
+    out = tmp_path_factory.mktemp("one")
+    run_evaluation(_config(out, adapter), _compute_with(workers[:1]))
+    return out, _files(out)
+
+
+def _files(out: Path) -> dict[str, bytes]:
+    return {name: (out / name).read_bytes() for name in OUTPUTS}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_number_of_workers_changes_no_byte(
+    workers: list[Worker], adapter: Path, outputs: tuple[Path, dict[str, bytes]], tmp_path: Path, count: int
+) -> None:
+    run_evaluation(_config(tmp_path, adapter), _compute_with(workers[:count]))
+    assert _files(tmp_path) == outputs[1]
+
+
+def test_the_report_is_complete(outputs: tuple[Path, dict[str, bytes]]) -> None:
+    report = read_report(outputs[0] / "report.json")
+    assert [cell.name for cell in report.cells if cell.base is None] == [
+        "real-photo",
+        "vae-photo",
+        "real-anime",
+        "vae-anime",
+    ]
+    for cell in report.cells:
+        assert cell.n == 4
+        for name, estimate in cell.metrics.items():
+            assert (
+                name == "fd_judge"
+                or estimate.low is not None
+                and estimate.low <= estimate.value <= (estimate.high or 0)
+            )
+    assert len(report.thresholds) == 1
+    page = (outputs[0] / "report.html").read_text(encoding="utf-8")
+    assert page.count("<img") == page.count('src="data:image/png;base64,') == 2 * 7
+    assert "http" not in page
+
+
+def test_a_killed_worker_changes_no_byte(
+    workers: list[Worker], adapter: Path, outputs: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    results = 0
+
+    def compute(plan: Plan, tasks: Sequence[ShardTask], on_result: Any) -> None:
+        def keep(result: Any) -> None:
+            nonlocal results
+            results += 1
+            on_result(result)
+            if results == 5:
+                _kill_a_worker()
+
+        evaluate_shards(workers[:2], tasks, keep, start_timeout_s=120)
+
+    run_evaluation(_config(tmp_path, adapter), compute)
+    assert _files(tmp_path) == outputs[1]
+
+
+def _kill_a_worker() -> None:
+    children = psutil.Process(os.getpid()).children(recursive=True)
+    busy = [child for child in children if "ShardWorker.evaluate" in " ".join(child.cmdline())]
+    busy[0].kill()
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(
+    workers: list[Worker], adapter: Path, outputs: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    def interrupted(plan: Plan, tasks: Sequence[ShardTask], on_result: Any) -> None:
+        evaluate_shards(workers, tasks[:7], on_result, start_timeout_s=120)
+        raise KeyboardInterrupt
+
+    config = _config(tmp_path, adapter)
+    with pytest.raises(KeyboardInterrupt):
+        run_evaluation(config, interrupted)
+    finished = [path.stem for path in (tmp_path / "shards").glob("*.npz")]
+    done: list[str] = []
+    run_evaluation(config, _compute_with(workers, done))
+    assert len(finished) == 7
+    assert sorted(done + finished) == sorted(task.id for task in make_plan(config).tasks)
+    assert _files(tmp_path) == outputs[1]
+
+
+def test_a_lost_and_a_damaged_shard_are_made_again(
+    workers: list[Worker], adapter: Path, outputs: tuple[Path, dict[str, bytes]]
+) -> None:
+    out, before = outputs
+    (out / "shards" / "anime-red-0000002.npz").unlink()
+    damaged = out / "shards" / "vae-photo-0000000.npz"
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    done: list[str] = []
+    run_evaluation(_config(out, adapter), _compute_with(workers, done))
+    assert sorted(done) == ["anime-red-0000002", "vae-photo-0000000"]
+    assert _files(out) == before
+
+
+class _Stopped(Exception):
+    pass
+
+
+def _missing(config: EvalConfig) -> set[str]:
+    cells: set[str] = set()
+
+    def note(plan: Plan, tasks: Sequence[ShardTask], on_result: Any) -> None:
+        cells.update(task.cell.name for task in tasks)
+        raise _Stopped
+
+    with pytest.raises(_Stopped):
+        run_evaluation(config, note)
+    return cells
+
+
+def test_stale_shards_are_refused(outputs: tuple[Path, dict[str, bytes]], adapter: Path, tmp_path: Path) -> None:
+    out, _ = outputs
+    adapted = {"photo-adapter", "photo-red", "anime-adapter", "anime-red"}
+    assert _missing(_config(out, adapter, steps=3)) == {"photo-none", "anime-none", *adapted}
+    retrained = tmp_path / "adapter.safetensors"
+    save_adapter(IPAdapter.for_unet(load_base("toy/anime").unet, 128, num_tokens=2), retrained)
+    assert _missing(_config(out, retrained)) == adapted
+
+
+def test_a_folder_on_the_command_line(workers: list[Worker], adapter: Path, tmp_path: Path) -> None:
+    from nigaoe.core.cli import app
+    from nigaoe.eval.commands import evaluate
+
+    faces = tmp_path / "faces"
+    faces.mkdir()
+    for i in range(3):
+        Image.new("RGB", (150, 120), (60 * i, 90, 160)).save(faces / f"{i}.jpg")
+    config = tmp_path / "eval.yaml"
+    config.write_text(
+        f"out: {tmp_path / 'out'}\n"
+        "protocol:\n"
+        f"  {{kind: folder, references: {faces}, prompts: [a man, a woman], bases: {{photo: toy/photo}},\n"
+        "   image_encoder: toy/image_encoder, clip: toy/clip}\n"
+        f"adapters: {{ours: {adapter}}}\n"
+        "sampling: {steps: 1}\n"
+        "shard_size: 4\n"
+    )
+    app.command("eval")(evaluate)
+    result = CliRunner().invoke(app, ["eval", str(config), "pictures=2"], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "CLIP-I, photo, ours" in result.output
+    report = read_report(tmp_path / "out" / "report.json")
+    assert [(cell.name, cell.n) for cell in report.cells] == [("photo-none", 6), ("photo-ours", 6)]
+    assert set(report.cells[1].metrics) == {"clip_t", "clip_i", "clip_i_shuffled", "fd_clip"}
+
+
+@pytest.mark.usefixtures("workers")
+def test_what_a_worker_refuses_reaches_the_user_as_one_sentence(adapter: Path, tmp_path: Path) -> None:
+    class Refusing:
+        def ready(self) -> bool:
+            return True
+
+        def evaluate(self, task: ShardTask) -> None:
+            raise AdapterError("the adapter does not fit; give another")
+
+    refusing: Any = ray.remote(Refusing).remote()
+    tasks = make_plan(_config(tmp_path, adapter)).tasks
+    with pytest.raises(AdapterError) as caught:
+        evaluate_shards([refusing], tasks, lambda result: None, start_timeout_s=120)
+    assert str(caught.value) == "the adapter does not fit; give another"
