@@ -12,7 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from nigaoe.core.attention import attach
 from nigaoe.core.errors import BaseModelError
-from nigaoe.core.models import locate
+from nigaoe.core.models import locate, quiet_loading
 from nigaoe.core.samplers.schedule import NoiseSchedule
 
 log = logging.getLogger(__name__)
@@ -95,17 +95,16 @@ def load_base(name: str, precision: Precision = "float32", device: str | torch.d
     path = locate(name)
     target = torch.device(device)
 
-    def part(cls: Any, subfolder: str) -> Any:
-        model = cls.from_pretrained(path, subfolder=subfolder, torch_dtype=torch.float32)
-        return model.to(target).eval().requires_grad_(False)
+    def part(cls: Any, subfolder: str, **kwargs: Any) -> Any:
+        return cls.from_pretrained(path, subfolder=subfolder, **kwargs).to(target).eval().requires_grad_(False)
 
     try:
-        unet = part(UNet2DConditionModel, "unet")
-        vae = part(AutoencoderKL, "vae")
-        text_encoder = CLIPTextModel.from_pretrained(path, subfolder="text_encoder", dtype=torch.float32)
-        text_encoder = text_encoder.to(target).eval().requires_grad_(False)
-        tokenizer = CLIPTokenizer.from_pretrained(path, subfolder="tokenizer")
-        schedule = NoiseSchedule.from_config(DDIMScheduler.load_config(path, subfolder="scheduler"))
+        with quiet_loading():
+            unet = part(UNet2DConditionModel, "unet", torch_dtype=torch.float32)
+            vae = part(AutoencoderKL, "vae", torch_dtype=torch.float32)
+            text_encoder = part(CLIPTextModel, "text_encoder", dtype=torch.float32)
+            tokenizer = CLIPTokenizer.from_pretrained(path, subfolder="tokenizer")
+            schedule = NoiseSchedule.from_config(DDIMScheduler.load_config(path, subfolder="scheduler"))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseModelError(f"base model {name!r} cannot be loaded ({reason}); give a diffusers folder or hub id") from None

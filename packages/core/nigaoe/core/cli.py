@@ -33,6 +33,25 @@ def report_check(path: Annotated[Path, typer.Argument(help="A report.json.")]) -
     typer.echo(f"{path}: all {len(report.thresholds)} thresholds reached")
 
 
+@report_app.command("show")
+def report_show(path: Annotated[Path, typer.Argument(help="A report.json.")]) -> None:
+    """Print the figures of a report, one condition a line."""
+    from rich.console import Console
+    from rich.table import Table
+
+    report = read_report(path)
+    metrics = ["attribute.mean", "attribute.skin", "attribute.hair", "attribute.headwear", "judged_anime", "clip_i", "clip_t"]
+    shown = [m for m in metrics if any(m in cell.metrics for cell in report.cells)]
+    table = Table(title=report.title)
+    table.add_column("condition")
+    for name in [*shown, "n"]:
+        table.add_column(name.removeprefix("attribute."), justify="right")
+    for cell in report.cells:
+        figures = [f"{cell.metrics[m].value:.3f}" if m in cell.metrics else "" for m in shown]
+        table.add_row(cell.title, *figures, str(cell.n))
+    Console().print(table)
+
+
 @toy_app.command("portraits")
 def toy_portraits(
     out: Annotated[Path, typer.Argument(help="Folder to write JPEG files and captions.csv into.")],

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
 from nigaoe.core.errors import BaseModelError, ImageError
-from nigaoe.core.models import locate
+from nigaoe.core.models import locate, quiet_loading
 
 ImageLike = Image.Image | Tensor | np.ndarray
 
@@ -85,7 +85,8 @@ def load_image_encoder(name: str, device: str | torch.device = "cpu") -> ImageEn
     if name == "h94/IP-Adapter" or (Path(path) / "models" / "image_encoder").is_dir():
         subfolder = "models/image_encoder"
     try:
-        model = CLIPVisionModelWithProjection.from_pretrained(path, subfolder=subfolder, dtype=torch.float32)
+        with quiet_loading():
+            model = CLIPVisionModelWithProjection.from_pretrained(path, subfolder=subfolder, dtype=torch.float32)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BaseModelError(f"image encoder {name!r} cannot be loaded ({reason}); give a CLIP vision folder or hub id") from None

@@ -1,0 +1,50 @@
+"""What every test may rely on: one thread, nothing but loopback, a tiny base that is real in every part."""
+
+import os
+from pathlib import Path
+
+# Before torch, transformers or Ray are imported by any test.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import pytest
+import torch
+
+from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.bases import Base, load_base
+from nigaoe.core.encoders import ImageEncoder, load_image_encoder
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def base() -> Base:
+    """The toy photo base, float32."""
+    return load_base("toy/photo")
+
+
+@pytest.fixture(scope="session")
+def encoder() -> ImageEncoder:
+    """The toy image encoder."""
+    return load_image_encoder("toy/image_encoder")
+
+
+@pytest.fixture(scope="session")
+def adapter(base: Base, encoder: ImageEncoder) -> IPAdapter:
+    """An untrained adapter of the toy base, with every weight moved so that no symmetry hides a mistake."""
+    torch.manual_seed(11)
+    adapter = IPAdapter.for_unet(base.unet, encoder.embed_dim).eval()
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return adapter.requires_grad_(False)
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -1,0 +1,114 @@
+"""Our attention, adapter files, DDIM and engine against diffusers' own, same weights, float32."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.adapters.files import save_adapter
+from nigaoe.core.bases import Base
+from nigaoe.core.engine.engine import Engine, guided_image_prompts
+from nigaoe.core.engine.rows import Generation, initial_noise
+from nigaoe.core.models import locate
+from nigaoe.core.samplers.ddim import ddim_step
+from nigaoe.core.samplers.schedule import NoiseSchedule
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StableDiffusionPipeline:
+    return StableDiffusionPipeline.from_pretrained(locate("toy/photo"), dtype=torch.float32)
+
+
+def test_unet_with_adapter_equals_diffusers(
+    base: Base, adapter: IPAdapter, pipeline: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    save_adapter(adapter, tmp_path / "adapter.safetensors")
+    pipeline.load_ip_adapter(str(tmp_path), subfolder="", weight_name="adapter.safetensors", image_encoder_folder=None)
+    try:
+        generator = torch.Generator().manual_seed(0)
+        latents = torch.randn(2, base.latent_channels, 12, 12, generator=generator)
+        embeds = torch.randn(2, adapter.embed_dim, generator=generator)
+        text = base.encode_text(["a photo of a man", "a photo of a woman with red hair"])
+        t = torch.tensor([17, 803])
+        for scale in (1.0, 0.35):
+            pipeline.set_ip_adapter_scale(scale)
+            with torch.no_grad():
+                theirs = pipeline.unet(latents, t, text, added_cond_kwargs={"image_embeds": [embeds[:, None]]}).sample
+                kwargs = {"image_prompt": adapter(embeds).scaled(scale)}
+                ours = base.unet(latents, t, text, cross_attention_kwargs=kwargs).sample
+            assert (ours - theirs).abs().max() < 1e-5
+            without = base.unet(latents, t, text).sample
+            assert (ours - without).abs().max() > 1e-3, "the adapter must do something, or the comparison says nothing"
+    finally:
+        pipeline.unload_ip_adapter()
+
+
+def test_plain_unet_equals_diffusers(base: Base) -> None:
+    theirs = UNet2DConditionModel.from_pretrained(locate("toy/photo"), subfolder="unet", torch_dtype=torch.float32)
+    x, t, text = torch.randn(2, 8, 12, 12), torch.tensor([5, 900]), base.encode_text(["a", "b"])
+    with torch.no_grad():
+        assert (base.unet(x, t, text).sample - theirs(x, t, text).sample).abs().max() < 1e-5
+
+
+def test_a_whole_run_equals_the_pipeline(base: Base, pipeline: StableDiffusionPipeline) -> None:
+    generation = Generation(prompt="a photo of a woman", seed=5, steps=7, guidance_scale=3.0)
+    noise = initial_noise(generation, (base.latent_channels, 12, 12))
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        generation.prompt, num_inference_steps=7, guidance_scale=3.0, latents=noise[None].clone(), output_type="np"
+    ).images[0]
+    ours = np.asarray(Engine(base).generate([generation])[0], np.float32) / 255
+    assert np.abs(ours - theirs).max() < 1.01 / 255
+
+
+def test_a_whole_run_with_adapter_equals_the_pipeline(
+    base: Base, adapter: IPAdapter, pipeline: StableDiffusionPipeline, tmp_path: Path
+) -> None:
+    save_adapter(adapter, tmp_path / "adapter.safetensors")
+    pipeline.load_ip_adapter(str(tmp_path), subfolder="", weight_name="adapter.safetensors", image_encoder_folder=None)
+    pipeline.set_ip_adapter_scale(0.7)
+    pipeline.set_progress_bar_config(disable=True)
+    try:
+        embeds = torch.randn(1, adapter.embed_dim, generator=torch.Generator().manual_seed(3))
+        prompt = guided_image_prompts(adapter, embeds, 0.7)[0]
+        generation = Generation(prompt="a photo", seed=9, steps=6, guidance_scale=4.0, image_prompt=prompt)
+        noise = initial_noise(generation, (base.latent_channels, 12, 12))
+        theirs = pipeline(
+            "a photo",
+            num_inference_steps=6,
+            guidance_scale=4.0,
+            latents=noise[None].clone(),
+            ip_adapter_image_embeds=[torch.stack([torch.zeros_like(embeds), embeds])],
+            output_type="np",
+        ).images[0]
+        ours = np.asarray(Engine(base).generate([generation])[0], np.float32) / 255
+        assert np.abs(ours - theirs).max() < 1.01 / 255
+    finally:
+        pipeline.unload_ip_adapter()
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_ddim_equals_diffusers(prediction: str, spacing: str) -> None:
+    config = {
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+        "prediction_type": prediction,
+        "timestep_spacing": spacing,
+    }
+    theirs, schedule = DDIMScheduler.from_config(config), NoiseSchedule.from_config(config)
+    theirs.set_timesteps(10)
+    assert schedule.timesteps(10) == theirs.timesteps.tolist()
+    x, output = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    for t in schedule.timesteps(10):
+        now, before = torch.tensor([t]), torch.tensor([t - 100])
+        ours = ddim_step(x, output, schedule.alpha_bar_at(now), schedule.alpha_bar_at(before), schedule.prediction)
+        torch.testing.assert_close(ours, theirs.step(output, t, x).prev_sample, rtol=1e-5, atol=1e-5)
