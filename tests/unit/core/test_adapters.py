@@ -1,6 +1,7 @@
 """Adapters: published keys, copies of K and V, files that come back the same, a base that is left as it was."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def test_the_middle_block_comes_last(base: Base) -> None:
 def test_keys_and_values_start_as_copies(base: Base) -> None:
     fresh = IPAdapter.for_unet(base.unet, 128)
     for index, attn in cross_attention_layers(base.unet).items():
-        pair = fresh.ip_adapter[str(index)]
+        pair: Any = fresh.ip_adapter[str(index)]
         assert torch.equal(pair.to_k_ip.weight, attn.to_k.weight)
         assert torch.equal(pair.to_v_ip.weight, attn.to_v.weight)
         assert pair.to_k_ip.weight.data_ptr() != attn.to_k.weight.data_ptr()
@@ -41,7 +42,9 @@ def test_files_come_back_the_same(base: Base, tmp_path: Path, num_tokens: int) -
     save_adapter(adapter, tmp_path / "a.safetensors", {"note": "x"})
     again = load_adapter(tmp_path / "a.safetensors")
     assert again.num_tokens == num_tokens
-    assert all(torch.equal(a, b) for a, b in zip(adapter.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(adapter.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     assert read_adapter_state(tmp_path / "a.safetensors")[1]["note"] == "x"
 
 

@@ -1,6 +1,6 @@
 """Decoupled cross-attention: one definition for training and inference, and nothing about a request on any module.
 
-    out = Attention(Q, K_text, V_text) + Attention(Q, K_image, s * V_image)          (IP-Adapter, arXiv 2308.06721, eq. 5)
+    out = Attention(Q, K_text, V_text) + Attention(Q, K_image, s * V_image)        (IP-Adapter, arXiv 2308.06721, eq. 5)
 
 Shapes: B rows, N queries, T text tokens, M image tokens, H heads, D head width, C = H * D.
 """
@@ -46,13 +46,14 @@ class ImagePrompt(NamedTuple):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention of [B, H, N, D] over [B, H, T, D]; `mask` is additive or bool, broadcastable to [B, H, N, T]."""
+    """Softmax attention of [B, H, N, D] over [B, H, T, D]; `mask`, additive or bool, broadcasts to [B, H, N, T]."""
     if q.device.type == "cpu":
-        # Measured on a UNet of 4 M parameters, batch 16, one thread: 0.21 s a training step against 0.24 s with the fused kernel.
+        # Measured, 4 M parameters, batch 16, one thread: 0.21 s a training step, 0.24 s with the fused kernel.
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-        return scores.softmax(-1).to(v.dtype) @ v
+        out: Tensor = scores.softmax(-1).to(v.dtype) @ v
+        return out
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 

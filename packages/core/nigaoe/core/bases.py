@@ -107,6 +107,8 @@ def load_base(name: str, precision: Precision = "float32", device: str | torch.d
             schedule = NoiseSchedule.from_config(DDIMScheduler.load_config(path, subfolder="scheduler"))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BaseModelError(f"base model {name!r} cannot be loaded ({reason}); give a diffusers folder or hub id") from None
+        raise BaseModelError(
+            f"base model {name!r} cannot be loaded ({reason}); give a diffusers folder or hub id"
+        ) from None
     attach(unet)
     return Base(name, unet, vae, text_encoder, tokenizer, schedule, target, precision)

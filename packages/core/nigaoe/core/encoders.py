@@ -35,7 +35,9 @@ def as_pil(image: ImageLike) -> Image.Image:
     if np.issubdtype(pixels.dtype, np.floating):
         low, high = float(np.min(pixels)), float(np.max(pixels))
         if not (low >= 0.0 and high <= 1.0):
-            raise ImageError(f"a float picture must lie in [0, 1], this one lies in [{low:g}, {high:g}]; rescale it or give uint8")
+            raise ImageError(
+                f"a float picture must lie in [0, 1], this one lies in [{low:g}, {high:g}]; rescale it or give uint8"
+            )
         pixels = (pixels * 255).round().astype(np.uint8)
     if pixels.dtype != np.uint8:
         raise ImageError(f"a picture of dtype {pixels.dtype} was given; give uint8, or float in [0, 1]")
@@ -89,12 +91,15 @@ def load_image_encoder(name: str, device: str | torch.device = "cpu") -> ImageEn
             model = CLIPVisionModelWithProjection.from_pretrained(path, subfolder=subfolder, dtype=torch.float32)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise BaseModelError(f"image encoder {name!r} cannot be loaded ({reason}); give a CLIP vision folder or hub id") from None
+        raise BaseModelError(
+            f"image encoder {name!r} cannot be loaded ({reason}); give a CLIP vision folder or hub id"
+        ) from None
     try:
         processor = CLIPImageProcessorPil.from_pretrained(path, subfolder=subfolder)
     except OSError:
         # The published adapter encoders come without a preprocessor config and were trained with CLIP's own.
-        side = model.config.image_size
+        side = int(str(model.config.image_size))
         processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     target = torch.device(device)
-    return ImageEncoder(name, model.to(target).eval().requires_grad_(False), processor, target)
+    model.requires_grad_(False).eval().to(device=target)
+    return ImageEncoder(name, model, processor, target)

@@ -23,14 +23,16 @@ def read_image(source: Path | bytes, name: str | None = None, max_pixels: int = 
     if isinstance(source, Path) and not source.is_file():
         raise ImageError(f"image file {name!r} does not exist; mend the path")
     try:
-        with _unbounded_header(source) as image:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise ImageError(
-                    f"{name!r} is {width} x {height} pixels, more than the {max_pixels / 1e6:g} million allowed; make it smaller"
-                )
+                raise _too_large(name, width * height, max_pixels)
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        # Pillow's own guard, from 179 million pixels on; it tells the number in its message only.
+        claimed = next((int(word.strip("(")) for word in str(error).split() if word.strip("(").isdigit()), 0)
+        raise _too_large(name, claimed, max_pixels) from None
     except UnidentifiedImageError:
         raise ImageError(f"{name!r} is not a picture; give a JPEG, PNG or WebP file") from None
     except (OSError, SyntaxError, EOFError, ValueError) as error:
@@ -39,13 +41,9 @@ def read_image(source: Path | bytes, name: str | None = None, max_pixels: int = 
         raise ImageError(f"{name!r} is damaged or truncated ({error}); replace the file") from None
 
 
-def _unbounded_header(source: Path | bytes) -> Image.Image:
-    # Pillow's own limit only warns below twice its bound and names no file; ours is checked on the header instead.
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        return Image.open(source if isinstance(source, Path) else io.BytesIO(source))
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+def _too_large(name: str, pixels: int, max_pixels: int) -> ImageError:
+    millions = f"{pixels / 1e6:.0f} million pixels, more than the {max_pixels / 1e6:g} million allowed"
+    return ImageError(f"{name!r} has {millions}; make it smaller")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -71,8 +71,12 @@ def read_prepared(folder: Path) -> PreparedManifest:
     """
     path = folder / "manifest.json"
     if not path.is_file():
-        raise DataError(f"prepared dataset {str(folder)!r} has no manifest.json; run `nigaoe prepare` with this config first")
+        raise DataError(
+            f"prepared dataset {str(folder)!r} has no manifest.json; run `nigaoe prepare` with this config first"
+        )
     try:
         return PreparedManifest.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
-        raise DataError(f"{str(path)!r} cannot be read ({error.errors()[0]['msg']}); run `nigaoe prepare` again") from None
+        raise DataError(
+            f"{str(path)!r} cannot be read ({error.errors()[0]['msg']}); run `nigaoe prepare` again"
+        ) from None

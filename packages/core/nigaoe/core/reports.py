@@ -90,4 +90,6 @@ def read_report(path: Path) -> Report:
         return Report.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
         first = error.errors()[0]
-        raise DataError(f"{str(path)!r} is not a report ({first['loc']}: {first['msg']}); run the evaluation again") from None
+        raise DataError(
+            f"{str(path)!r} is not a report ({first['loc']}: {first['msg']}); run the evaluation again"
+        ) from None

@@ -26,7 +26,13 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     try:
         if cluster.address is None:
             cpus = max(1, round(cluster.num_workers * cluster.cpus_per_worker))
-            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
+            ray.init(
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+            )
         else:
             ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:

@@ -20,7 +20,9 @@ class Record:
     """Pictures of one person share it; the file name where nobody said."""
 
 
-def read_records(source: Path, image_root: Path | None = None, caption_columns: list[str] | None = None) -> list[Record]:
+def read_records(
+    source: Path, image_root: Path | None = None, caption_columns: list[str] | None = None
+) -> list[Record]:
     """Read a captions file.
 
     JSON: `[{"image_file": ..., "text": ...}]`. CSV: `ID` and caption columns. Both may carry `identity`.
@@ -45,7 +47,9 @@ def read_records(source: Path, image_root: Path | None = None, caption_columns: 
         raise DataError(f"captions file {str(source)!r} holds no rows; nothing can be trained on it")
     _require_columns(source, rows[0], [file_key, *columns])
     if not columns:
-        raise DataError(f"captions file {str(source)!r} has no column named caption_*; name yours in data.caption_columns")
+        raise DataError(
+            f"captions file {str(source)!r} has no column named caption_*; name yours in data.caption_columns"
+        )
     root = image_root or source.parent
     return [_record(source, i, row, file_key, columns, root) for i, row in enumerate(rows)]
 
@@ -63,16 +67,22 @@ def _json_rows(source: Path, text: str) -> list[dict[str, Any]]:
 def _require_columns(source: Path, row: Mapping[str, Any], wanted: list[str]) -> None:
     missing = [column for column in wanted if column not in row]
     if missing:
-        raise DataError(f"captions file {str(source)!r} has no column {missing[0]!r}; it has {', '.join(map(str, row))}")
+        raise DataError(
+            f"captions file {str(source)!r} has no column {missing[0]!r}; it has {', '.join(map(str, row))}"
+        )
 
 
 def _record(source: Path, number: int, row: Mapping[str, Any], file_key: str, columns: list[str], root: Path) -> Record:
     captions = tuple(str(row[c]).strip() for c in columns if row.get(c) is not None and str(row[c]).strip())
     if not captions:
-        raise DataError(f"row {number + 1} of {str(source)!r} has no caption in {', '.join(columns)}; write one or remove the row")
+        raise DataError(
+            f"row {number + 1} of {str(source)!r} has no caption in {', '.join(columns)}; write one or remove the row"
+        )
     name = str(row.get(file_key) or "")
     if not name:
-        raise DataError(f"row {number + 1} of {str(source)!r} names no image in {file_key!r}; name one or remove the row")
+        raise DataError(
+            f"row {number + 1} of {str(source)!r} names no image in {file_key!r}; name one or remove the row"
+        )
     return Record(_image_path(root, name), captions, str(row.get("identity") or name))
 
 

@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
@@ -39,7 +37,7 @@ def train(config: TrainConfig) -> Path:
         )
     _claim_run(config, manifest.fingerprint)
     with connected(config.cluster):
-        board = ProgressBoard.remote()
+        board = ProgressBoard.remote()  # type: ignore[attr-defined]
         with ProgressBar(board, config.steps, config.name):
             _fit(config, board)
     adapter_path = config.out / "adapter.safetensors"
@@ -52,14 +50,21 @@ def _fit(config: TrainConfig, board: Any) -> None:
     resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1.0} if cluster.use_gpu else {})}
     trainer = TorchTrainer(
         train_loop,
-        train_loop_config={"config": config.model_dump(mode="json"), "board": board, "threads": cluster.cpus_per_worker},
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "board": board,
+            "threads": cluster.cpus_per_worker,
+        },
         scaling_config=ScalingConfig(
             num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, resources_per_worker=resources
         ),
         run_config=RunConfig(
             name=config.name,
             storage_path=str(config.out / "checkpoints"),
-            failure_config=FailureConfig(max_failures=cluster.max_failures, controller_failure_limit=3),
+            failure_config=FailureConfig(
+                max_failures=cluster.max_failures,
+                controller_failure_limit=3,  # type: ignore[call-arg]
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
         ),
     )
@@ -75,20 +80,24 @@ def _fit(config: TrainConfig, board: Any) -> None:
 
 def _absolute(config: TrainConfig) -> TrainConfig:
     """Workers run in another directory, so every path must be absolute."""
-    data = config.data.model_copy(update={"source": config.data.source.resolve(), "prepared": config.data.prepared.resolve()})
+    data = config.data.model_copy(
+        update={"source": config.data.source.resolve(), "prepared": config.data.prepared.resolve()}
+    )
     return config.model_copy(update={"out": config.out.resolve(), "data": data})
 
 
 def _claim_run(config: TrainConfig, dataset_fingerprint: str) -> None:
     """Write down what the run is; refuse to continue one that was something else."""
-    ours = {"dataset": dataset_fingerprint, "config": config.model_dump(mode="json", exclude={"cluster", "tracking"})}
+    ours = {**config.model_dump(mode="json", exclude={"cluster", "tracking"}), "dataset": dataset_fingerprint}
     path = config.out / "run.json"
     if path.is_file():
         theirs = json.loads(path.read_text(encoding="utf-8"))
-        changed = [k for k in ours["config"] if theirs["config"].get(k) != ours["config"][k]]  # type: ignore[attr-defined, index, union-attr]
-        if changed or theirs["dataset"] != dataset_fingerprint:
-            what = f"{', '.join(changed)} differ" if changed else "the dataset differs"
-            raise ConfigError(f"run {config.name!r} in {str(config.out)!r} was started with another config ({what}); choose another name and out, or delete that folder")
+        changed = [key for key, value in ours.items() if theirs.get(key) != value]
+        if changed:
+            raise ConfigError(
+                f"run {config.name!r} in {str(config.out)!r} was started with another config ({', '.join(changed)} "
+                f"changed); choose another name and out, or delete that folder"
+            )
     config.out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
 

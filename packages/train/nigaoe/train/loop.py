@@ -46,7 +46,7 @@ def learning_rate(step: int, steps: int, optimizer: OptimizerConfig) -> float:
 
 
 def train_loop(arguments: dict[str, Any]) -> None:
-    """Train until `steps`, from the latest checkpoint if there is one. `arguments`: the config, resolved, and a board."""
+    """Train until `steps`, from the latest checkpoint if there is one. `arguments`: the config and a board."""
     # DeepSpeed looks for an accelerator when imported, which must happen on a worker and not on the driver.
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -63,13 +63,18 @@ def train_loop(arguments: dict[str, Any]) -> None:
     adapter = IPAdapter.for_unet(base.unet, embed_dim, config.num_tokens).to(device)
     average = {k: v.detach().clone() for k, v in adapter.state_dict().items()} if config.ema_decay else None
     optimizer = torch.optim.AdamW(
-        adapter.parameters(), lr=config.optimizer.lr, betas=config.optimizer.betas, weight_decay=config.optimizer.weight_decay
+        adapter.parameters(),
+        lr=config.optimizer.lr,
+        betas=config.optimizer.betas,
+        weight_decay=config.optimizer.weight_decay,
     )
     engine, *_ = deepspeed.initialize(
         model=AdapterObjective(adapter, base, config.drop), optimizer=optimizer, config=deepspeed_config(config)
     )
     start = checkpoints.restore(engine, average)
     tracker = Tracker(config, arguments["board"]) if rank == 0 else None
+    if tracker is not None:
+        tracker.started(start, world_size)
     loss_sum, since, count = torch.zeros((), device=device), time.monotonic(), 0
     for step, batch, draws in _batches(config, dataset, start, rank, world_size, base.schedule.num_train_timesteps):
         for group in engine.optimizer.param_groups:

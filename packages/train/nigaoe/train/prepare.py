@@ -78,12 +78,14 @@ def _plan(
     """Cut the records into shards; a shard's file name holds the hash of its content and settings."""
     shards = []
     for start in range(0, len(records), shard_rows):
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"image": str(r.image.resolve()), "captions": list(r.captions), "identity": identities[r.identity]}
             for r in records[start : start + shard_rows]
         ]
         stamps = [_stamp(Path(row["image"])) for row in rows]
-        shards.append({"file": f"shard-{start // shard_rows:05d}-{_hash([settings, rows, stamps])}.safetensors", "rows": rows})
+        shards.append(
+            {"file": f"shard-{start // shard_rows:05d}-{_hash([settings, rows, stamps])}.safetensors", "rows": rows}
+        )
     return shards
 
 

@@ -70,7 +70,10 @@ class PreparedDataset:
     def _others(self, rows: Tensor, drawn: Tensor) -> Tensor:
         """For each row another row of its identity, or itself if it is the only one."""
         identity = self.columns["identity"][rows]
-        start, count = self.first_of_identity[identity], self.first_of_identity[identity + 1] - self.first_of_identity[identity]
+        start, count = (
+            self.first_of_identity[identity],
+            self.first_of_identity[identity + 1] - self.first_of_identity[identity],
+        )
         others = (count - 1).clamp(min=1)
         candidate = self.by_identity[start + torch.minimum((drawn * others).long(), others - 1)]
         last = self.by_identity[start + count - 1]

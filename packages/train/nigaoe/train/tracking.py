@@ -1,4 +1,4 @@
-"""Where a run's figures go: a JSON-lines file always, Weights & Biases as configured, a bar in the driver's terminal."""
+"""Where a run's figures go: a JSON-lines file, Weights & Biases as configured, a bar in the driver's terminal."""
 
 import json
 import os
@@ -16,14 +16,21 @@ class Tracker:
         self._file = (Path(config.out) / "metrics.jsonl").open("a", encoding="utf-8")
         self._wandb = _start_wandb(config)
 
+    def started(self, step: int, world_size: int) -> None:
+        """Note a start or a restart, and which process writes."""
+        self._write({"event": "start", "step": step, "world_size": world_size, "pid": os.getpid()})
+
     def log(self, step: int, loss: float, images_per_s: float, lr: float) -> None:
         """One line: mean loss since the last one, images per second over all workers."""
         line = {"step": step, "loss": loss, "images_per_s": images_per_s, "lr": lr}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._write(line)
         self._board.post.remote(line)
         if self._wandb is not None:
             self._wandb.log(line, step=step)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
 
     def close(self) -> None:
         """Flush everything."""

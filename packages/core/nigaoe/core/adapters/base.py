@@ -39,7 +39,9 @@ class KeyValueProjection(nn.Module):
 class IPAdapter(nn.Module):
     """All trainable weights of a base adapter and none of the UNet's."""
 
-    def __init__(self, embed_dim: int, cross_attention_dim: int, hidden_sizes: dict[int, int], num_tokens: int = 4) -> None:
+    def __init__(
+        self, embed_dim: int, cross_attention_dim: int, hidden_sizes: dict[int, int], num_tokens: int = 4
+    ) -> None:
         """`hidden_sizes`: width of each cross-attention layer by its published index (1, 3, 5, ...)."""
         super().__init__()
         self.embed_dim, self.cross_attention_dim = embed_dim, cross_attention_dim
@@ -52,7 +54,9 @@ class IPAdapter(nn.Module):
     def for_unet(cls, unet: UNet2DConditionModel, embed_dim: int, num_tokens: int = 4) -> "IPAdapter":
         """An untrained adapter of a UNet; keys and values start as copies of the text ones, as published."""
         layers = cross_attention_layers(unet)
-        adapter = cls(embed_dim, _context_width(layers), {i: a.to_k.out_features for i, a in layers.items()}, num_tokens)
+        adapter = cls(
+            embed_dim, _context_width(layers), {i: a.to_k.out_features for i, a in layers.items()}, num_tokens
+        )
         with torch.no_grad():
             for index, attn in layers.items():
                 pair = adapter.ip_adapter[str(index)]

@@ -15,7 +15,9 @@ _SECTIONS = ("image_proj", "ip_adapter")
 _REQUIRED = ("image_proj.proj.weight", "image_proj.proj.bias", "image_proj.norm.weight", "image_proj.norm.bias")
 
 
-def save_adapter(adapter: IPAdapter, path: Path, metadata: dict[str, str] | None = None, dtype: torch.dtype | None = None) -> None:
+def save_adapter(
+    adapter: IPAdapter, path: Path, metadata: dict[str, str] | None = None, dtype: torch.dtype | None = None
+) -> None:
     """Write the published flat layout, whole or not at all."""
     state = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in adapter.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,9 +43,20 @@ def read_adapter_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         else:
             nested = torch.load(path, map_location="cpu", weights_only=True)
             state = {f"{s}.{k}": v for s in _SECTIONS for k, v in nested[s].items()}
-    except (SafetensorError, RuntimeError, KeyError, TypeError, AttributeError, EOFError, OSError, UnpicklingError) as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        OSError,
+        UnpicklingError,
+    ) as error:
         reason = str(error).splitlines()[0]
-        raise AdapterError(f"adapter file {str(path)!r} cannot be read ({reason}); give a .safetensors or .bin adapter") from None
+        raise AdapterError(
+            f"adapter file {str(path)!r} cannot be read ({reason}); give a .safetensors or .bin adapter"
+        ) from None
     missing = [key for key in _REQUIRED if key not in state]
     if missing or not any(key.endswith("to_k_ip.weight") for key in state):
         lacking = missing[0] if missing else "ip_adapter.*.to_k_ip.weight"
@@ -68,4 +81,3 @@ def load_adapter(path: Path) -> IPAdapter:
         reason = " ".join(str(error).split())
         raise AdapterError(f"adapter file {str(path)!r} does not fit its own variant ({reason})") from None
     return adapter.float().eval()
-

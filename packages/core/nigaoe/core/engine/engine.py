@@ -164,7 +164,9 @@ class Engine:
         multiple = base.vae_factor * 2 ** (len(base.unet.config.block_out_channels) - 1)
         for name, side in (("width", width), ("height", height)):
             if side <= 0 or side % multiple:
-                raise RequestError(f"{name} {side} is not a positive multiple of {multiple}, which base {base.name!r} needs")
+                raise RequestError(
+                    f"{name} {side} is not a positive multiple of {multiple}, which base {base.name!r} needs"
+                )
         limit = base.schedule.num_train_timesteps
         if not 1 <= generation.steps <= limit:
             raise RequestError(f"steps {generation.steps} is outside [1, {limit}]")
@@ -172,8 +174,11 @@ class Engine:
 
 
 def _pack(rows: tuple[Row, ...]) -> _Batch:
-    owner, unconditional, conditional = [], [], []
-    text, prompts = [], []
+    owner: list[int] = []
+    unconditional: list[int] = []
+    conditional: list[int] = []
+    text: list[Tensor] = []
+    prompts: list[ImagePrompt | None] = []
     for i, row in enumerate(rows):
         image = row.generation.image_prompt
         if row.is_guided:

@@ -19,7 +19,14 @@ SIZE_PX = 96
 _OVERSAMPLING = 3
 
 _SKIN: tuple[Colour, ...] = ((255, 224, 200), (232, 180, 132), (168, 110, 70), (96, 60, 44))
-_HAIR: tuple[Colour, ...] = ((38, 32, 42), (118, 72, 42), (244, 208, 104), (210, 82, 34), (236, 236, 242), (66, 106, 222))
+_HAIR: tuple[Colour, ...] = (
+    (38, 32, 42),
+    (118, 72, 42),
+    (244, 208, 104),
+    (210, 82, 34),
+    (236, 236, 242),
+    (66, 106, 222),
+)
 _EYES: tuple[Colour, ...] = ((122, 66, 22), (36, 120, 240), (24, 160, 66), (166, 50, 206))
 _HEADWEAR: tuple[Colour, ...] = ((0, 0, 0), (218, 48, 50), (44, 154, 82), (248, 206, 50))
 _BACKGROUND: tuple[Colour, ...] = (
@@ -71,14 +78,21 @@ def _smooth(points: Sequence[Point], closed: bool = True, steps: int = 6) -> lis
             p0, p1, p2, p3 = points[max(i - 1, 0)], points[i], points[i + 1], points[min(i + 2, n - 1)]
         for k in range(steps):
             t = k / steps
-            a, b, c, d = (-t + 2 * t**2 - t**3) / 2, (2 - 5 * t**2 + 3 * t**3) / 2, (t + 4 * t**2 - 3 * t**3) / 2, (t**3 - t**2) / 2
+            a, b, c, d = (
+                (-t + 2 * t**2 - t**3) / 2,
+                (2 - 5 * t**2 + 3 * t**3) / 2,
+                (t + 4 * t**2 - 3 * t**3) / 2,
+                (t**3 - t**2) / 2,
+            )
             out.append((a * p0[0] + b * p1[0] + c * p2[0] + d * p3[0], a * p0[1] + b * p1[1] + c * p2[1] + d * p3[1]))
     if not closed:
         out.append(points[-1])
     return out
 
 
-def _ellipse(cx: float, cy: float, rx: float, ry: float, start: float = 0.0, stop: float = 2 * math.pi, n: int = 26) -> list[Point]:
+def _ellipse(
+    cx: float, cy: float, rx: float, ry: float, start: float = 0.0, stop: float = 2 * math.pi, n: int = 26
+) -> list[Point]:
     return [
         (cx + rx * math.cos(start + (stop - start) * i / n), cy + ry * math.sin(start + (stop - start) * i / n))
         for i in range(n + 1)
@@ -163,7 +177,7 @@ class _Brush:
         """A soft spot: blush, bokeh, a sheen."""
         small = self.side // 4
         mask = Image.new("L", (small, small), 0)
-        (x, y), = self.place([(cx, cy)])
+        ((x, y),) = self.place([(cx, cy)])
         r = radius * small
         ImageDraw.Draw(mask).ellipse((x / 4 - r, y / 4 - r, x / 4 + r, y / 4 + r), fill=round(255 * amount))
         mask = mask.filter(ImageFilter.GaussianBlur(r * 0.5)).resize(self.image.size, Image.Resampling.BILINEAR)
@@ -174,10 +188,14 @@ def render(identity: Identity, scene: Scene, style: Style, size_px: int = SIZE_P
     """Draw one portrait, RGB, `size_px` square. The same arguments give the same picture."""
     rng = random.Random(scene.seed)
     is_anime = style == "anime"
-    tone = (lambda c: c) if is_anime else (lambda c: _mix(_mix(c, (128, 120, 116), 0.1), (0, 0, 0), rng.uniform(0.0, 0.1)))
+    tone = (
+        (lambda c: c) if is_anime else (lambda c: _mix(_mix(c, (128, 120, 116), 0.1), (0, 0, 0), rng.uniform(0.0, 0.1)))
+    )
     skin, hair, eyes = tone(_SKIN[identity.skin]), tone(_HAIR[identity.hair]), tone(_EYES[identity.eyes])
     shirt, hat = tone(_SHIRT[scene.shirt]), tone(_HEADWEAR[identity.headwear])
-    background = _BACKGROUND[scene.background] if is_anime else _darker(_BACKGROUND[scene.background], rng.uniform(0.05, 0.25))
+    background = (
+        _BACKGROUND[scene.background] if is_anime else _darker(_BACKGROUND[scene.background], rng.uniform(0.05, 0.25))
+    )
     brush = _Brush(scene, style, background)
     _draw_background(brush, background, rng)
     half_width = _FACE_HALF_WIDTH[identity.face]
@@ -203,7 +221,13 @@ def _draw_background(brush: _Brush, colour: Colour, rng: random.Random) -> None:
         return
     brush.glow(-0.3 * brush.scene.light, -0.25, 0.42, _lighter(colour, 0.45), 0.75)
     for _ in range(4):
-        brush.glow(rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.3), rng.uniform(0.05, 0.12), _lighter(colour, 0.5), rng.uniform(0.1, 0.35))
+        brush.glow(
+            rng.uniform(-0.5, 0.5),
+            rng.uniform(-0.5, 0.3),
+            rng.uniform(0.05, 0.12),
+            _lighter(colour, 0.5),
+            rng.uniform(0.1, 0.35),
+        )
 
 
 def _draw_body(brush: _Brush, identity: Identity, skin: Colour, shirt: Colour) -> None:
@@ -211,12 +235,40 @@ def _draw_body(brush: _Brush, identity: Identity, skin: Colour, shirt: Colour) -
     shoulder, neck = (0.27, 0.062) if is_woman else (0.37, 0.1)
     top = 0.285
     brush.shape(
-        _mirrored(_smooth([(0.0, top - 0.01), (neck + 0.03, top - 0.015), (shoulder * 0.8, top + 0.03), (shoulder, top + 0.09), (shoulder + 0.06, 0.85)], closed=False)),
+        _mirrored(
+            _smooth(
+                [
+                    (0.0, top - 0.01),
+                    (neck + 0.03, top - 0.015),
+                    (shoulder * 0.8, top + 0.03),
+                    (shoulder, top + 0.09),
+                    (shoulder + 0.06, 0.85),
+                ],
+                closed=False,
+            )
+        ),
         shirt,
         volume=1.3,
     )
-    brush.shape(_mirrored([(neck, 0.12), (neck * 0.95, 0.22), (neck * 1.15, top), (neck * 0.6, top + 0.05), (0.0, top + 0.07)]), _darker(skin, 0.18), volume=0.6)
-    brush.line(_smooth([(-neck * 1.2, top - 0.005), (-neck * 0.6, top + 0.055), (0.0, top + 0.075), (neck * 0.6, top + 0.055), (neck * 1.2, top - 0.005)], closed=False), _darker(shirt, 0.3), 0.016)
+    brush.shape(
+        _mirrored([(neck, 0.12), (neck * 0.95, 0.22), (neck * 1.15, top), (neck * 0.6, top + 0.05), (0.0, top + 0.07)]),
+        _darker(skin, 0.18),
+        volume=0.6,
+    )
+    brush.line(
+        _smooth(
+            [
+                (-neck * 1.2, top - 0.005),
+                (-neck * 0.6, top + 0.055),
+                (0.0, top + 0.075),
+                (neck * 0.6, top + 0.055),
+                (neck * 1.2, top - 0.005),
+            ],
+            closed=False,
+        ),
+        _darker(shirt, 0.3),
+        0.016,
+    )
 
 
 def _draw_face(brush: _Brush, identity: Identity, w: float, skin: Colour) -> None:
@@ -227,7 +279,15 @@ def _draw_face(brush: _Brush, identity: Identity, w: float, skin: Colour) -> Non
             brush.shape(_ellipse(sign * (w + 0.014), 0.088, 0.021, 0.024), (250, 206, 70), ink=0.006)
     jaw = 0.62 if is_woman else 0.84
     chin = 0.16 if is_woman else 0.36
-    outline = [(0.0, -h), (w * 0.62, -h * 0.88), (w * 0.98, -h * 0.35), (w, h * 0.1), (w * jaw, h * 0.68), (w * chin, h * 0.98), (0.0, h * 1.03)]
+    outline = [
+        (0.0, -h),
+        (w * 0.62, -h * 0.88),
+        (w * 0.98, -h * 0.35),
+        (w, h * 0.1),
+        (w * jaw, h * 0.68),
+        (w * chin, h * 0.98),
+        (0.0, h * 1.03),
+    ]
     brush.shape(_smooth(_mirrored(outline)), skin, volume=1.3)
     blush = _mix(skin, (232, 80, 90), 0.55 if is_woman else 0.25)
     for sign in (-1, 1):
@@ -242,7 +302,17 @@ def _draw_face(brush: _Brush, identity: Identity, w: float, skin: Colour) -> Non
 
 def _draw_beard(brush: _Brush, w: float, hair: Colour) -> None:
     h = _FACE_HALF_HEIGHT
-    half = [(0.0, 0.098), (0.05, 0.086), (0.085, 0.11), (w * 0.8, 0.05), (w * 1.02, 0.0), (w * 1.0, h * 0.45), (w * 0.84, h * 0.88), (w * 0.4, h * 1.14), (0.0, h * 1.2)]
+    half = [
+        (0.0, 0.098),
+        (0.05, 0.086),
+        (0.085, 0.11),
+        (w * 0.8, 0.05),
+        (w * 1.02, 0.0),
+        (w * 1.0, h * 0.45),
+        (w * 0.84, h * 0.88),
+        (w * 0.4, h * 1.14),
+        (0.0, h * 1.2),
+    ]
     brush.shape(_smooth(_mirrored(half), steps=4), _darker(hair, 0.12), volume=0.8)
 
 
@@ -252,11 +322,32 @@ def _draw_mouth(brush: _Brush, identity: Identity, scene: Scene, skin: Colour) -
     lips: Colour = (208, 36, 66) if is_woman else _mix(_darker(skin, 0.42), (150, 50, 50), 0.35)
     if scene.expression:
         half = 0.068
-        mouth = _smooth([(x - half, y - 0.012), (x, y + 0.0), (x + half, y - 0.012), (x + half * 0.5, y + 0.034), (x - half * 0.5, y + 0.034)])
+        mouth = _smooth(
+            [
+                (x - half, y - 0.012),
+                (x, y + 0.0),
+                (x + half, y - 0.012),
+                (x + half * 0.5, y + 0.034),
+                (x - half * 0.5, y + 0.034),
+            ]
+        )
         brush.shape(mouth, (252, 250, 246), ink=0.0)
         brush.line([*mouth, mouth[0]], lips, 0.02 if is_woman else 0.012)
     elif is_woman:
-        brush.shape(_smooth([(x - 0.046, y), (x - 0.016, y - 0.016), (x, y - 0.01), (x + 0.016, y - 0.016), (x + 0.046, y), (x, y + 0.028)]), lips, ink=0.0)
+        brush.shape(
+            _smooth(
+                [
+                    (x - 0.046, y),
+                    (x - 0.016, y - 0.016),
+                    (x, y - 0.01),
+                    (x + 0.016, y - 0.016),
+                    (x + 0.046, y),
+                    (x, y + 0.028),
+                ]
+            ),
+            lips,
+            ink=0.0,
+        )
     else:
         brush.line([(x - 0.05, y + 0.004), (x + 0.05, y + 0.004)], lips, 0.015)
 
@@ -273,16 +364,22 @@ def _draw_eyes(brush: _Brush, identity: Identity, w: float, skin: Colour, hair: 
         iris = [(px, max(y - ry, min(y + ry, py))) for px, py in _ellipse(cx + shift, y, iris_x, iris_y)]
         brush.shape(iris, eyes, ink=0.0)
         if brush.is_anime:
-            brush.shape(_ellipse(cx + shift, y + iris_y * 0.5, iris_x * 0.7, iris_y * 0.38), _lighter(eyes, 0.4), ink=0.0)
+            brush.shape(
+                _ellipse(cx + shift, y + iris_y * 0.5, iris_x * 0.7, iris_y * 0.38), _lighter(eyes, 0.4), ink=0.0
+            )
         brush.shape(_ellipse(cx + shift, y, iris_x * 0.42, iris_y * 0.42), _darker(eyes, 0.85), ink=0.0)
         glint = 0.013 if brush.is_anime else 0.009
         brush.shape(_ellipse(cx + shift - iris_x * 0.35, y - iris_y * 0.42, glint, glint), _WHITE, ink=0.0)
         # The inner corner stands higher than the outer one: the other way round everybody looks angry.
-        lid = _smooth([(cx - sign * rx * 0.8, y - ry * 0.75), (cx, y - ry * 1.04), (cx + sign * rx, y - ry * 0.2)], closed=False)
+        lid = _smooth(
+            [(cx - sign * rx * 0.8, y - ry * 0.75), (cx, y - ry * 1.04), (cx + sign * rx, y - ry * 0.2)], closed=False
+        )
         lash: Colour = _INK if (is_woman or brush.is_anime) else _darker(skin, 0.6)
         brush.line(lid, lash, 0.024 if is_woman else 0.012)
         if is_woman:
-            brush.line([(cx + sign * rx * 0.95, y - ry * 0.25), (cx + sign * (rx + 0.024), y - ry * 0.25 - 0.008)], lash, 0.016)
+            brush.line(
+                [(cx + sign * rx * 0.95, y - ry * 0.25), (cx + sign * (rx + 0.024), y - ry * 0.25 - 0.008)], lash, 0.016
+            )
         brow = _darker(hair, 0.35) if identity.hair != 0 else _INK
         top = y - ry - (0.034 if is_woman else 0.03)
         inner, outer = cx - sign * rx * 0.85, cx + sign * rx
@@ -312,15 +409,35 @@ def _draw_back_hair(brush: _Brush, identity: Identity, w: float, hair: Colour) -
     behind = _darker(hair, 0.2)
     match identity.hair_style:
         case 2:
-            half = [(0.0, -0.3), (w * 0.8, -0.26), (w + 0.065, -0.08), (w + 0.085, 0.08), (w + 0.06, 0.19), (w * 0.6, 0.2), (0.0, 0.2)]
+            half = [
+                (0.0, -0.3),
+                (w * 0.8, -0.26),
+                (w + 0.065, -0.08),
+                (w + 0.085, 0.08),
+                (w + 0.06, 0.19),
+                (w * 0.6, 0.2),
+                (0.0, 0.2),
+            ]
             brush.shape(_smooth(_mirrored(half)), behind, volume=0.8)
         case 3:
-            half = [(0.0, -0.3), (w * 0.8, -0.26), (w + 0.06, -0.08), (w + 0.075, 0.14), (w + 0.085, 0.36), (w + 0.06, 0.7), (0.0, 0.7)]
+            half = [
+                (0.0, -0.3),
+                (w * 0.8, -0.26),
+                (w + 0.06, -0.08),
+                (w + 0.075, 0.14),
+                (w + 0.085, 0.36),
+                (w + 0.06, 0.7),
+                (0.0, 0.7),
+            ]
             brush.shape(_smooth(_mirrored(half)), behind, volume=0.8)
         case 4:
             for i in range(13):
                 angle = math.pi * (0.84 + 1.32 * i / 12)
-                brush.shape(_ellipse((w + 0.045) * math.cos(angle), -0.055 + 0.225 * math.sin(angle), 0.078, 0.074), behind, volume=0.5)
+                brush.shape(
+                    _ellipse((w + 0.045) * math.cos(angle), -0.055 + 0.225 * math.sin(angle), 0.078, 0.074),
+                    behind,
+                    volume=0.5,
+                )
         case _:
             pass
 
@@ -328,22 +445,63 @@ def _draw_back_hair(brush: _Brush, identity: Identity, w: float, hair: Colour) -
 def _draw_front_hair(brush: _Brush, identity: Identity, w: float, hair: Colour) -> None:
     match identity.hair_style:
         case 0:
-            half = [(0.0, -0.262), (w * 0.6, -0.245), (w + 0.022, -0.13), (w + 0.016, -0.03), (w * 0.93, -0.055), (w * 0.8, -0.135), (w * 0.3, -0.155), (0.0, -0.15)]
+            half = [
+                (0.0, -0.262),
+                (w * 0.6, -0.245),
+                (w + 0.022, -0.13),
+                (w + 0.016, -0.03),
+                (w * 0.93, -0.055),
+                (w * 0.8, -0.135),
+                (w * 0.3, -0.155),
+                (0.0, -0.15),
+            ]
             brush.shape(_smooth(_mirrored(half)), hair, volume=0.7)
         case 1:
             _draw_spikes(brush, w, hair)
         case 2:
-            half = [(0.0, -0.295), (w * 0.75, -0.26), (w + 0.05, -0.1), (w + 0.06, 0.08), (w * 0.98, 0.13), (w * 0.86, 0.02), (w * 0.84, -0.085), (w * 0.4, -0.1), (0.0, -0.1)]
+            half = [
+                (0.0, -0.295),
+                (w * 0.75, -0.26),
+                (w + 0.05, -0.1),
+                (w + 0.06, 0.08),
+                (w * 0.98, 0.13),
+                (w * 0.86, 0.02),
+                (w * 0.84, -0.085),
+                (w * 0.4, -0.1),
+                (0.0, -0.1),
+            ]
             brush.shape(_smooth(_mirrored(half)), hair, volume=0.8)
         case 3:
-            left = [(-w * 0.15, -0.285), (w * 0.65, -0.26), (w + 0.045, -0.1), (w + 0.055, 0.2), (w + 0.02, 0.3), (w * 0.94, 0.08), (w * 0.7, -0.09), (w * 0.2, -0.19)]
-            right = [(w * 0.3, -0.285), (-w * 0.65, -0.265), (-w - 0.045, -0.1), (-w - 0.055, 0.2), (-w - 0.02, 0.3), (-w * 0.94, 0.08), (-w * 0.75, -0.1), (0.0, -0.21)]
+            left = [
+                (-w * 0.15, -0.285),
+                (w * 0.65, -0.26),
+                (w + 0.045, -0.1),
+                (w + 0.055, 0.2),
+                (w + 0.02, 0.3),
+                (w * 0.94, 0.08),
+                (w * 0.7, -0.09),
+                (w * 0.2, -0.19),
+            ]
+            right = [
+                (w * 0.3, -0.285),
+                (-w * 0.65, -0.265),
+                (-w - 0.045, -0.1),
+                (-w - 0.055, 0.2),
+                (-w - 0.02, 0.3),
+                (-w * 0.94, 0.08),
+                (-w * 0.75, -0.1),
+                (0.0, -0.21),
+            ]
             brush.shape(_smooth(left), hair, volume=0.7)
             brush.shape(_smooth(right), hair, volume=0.7)
         case _:
             for i in range(8):
                 angle = math.pi * (1.02 + 0.96 * i / 7)
-                brush.shape(_ellipse(w * 0.92 * math.cos(angle), -0.085 + 0.14 * math.sin(angle), 0.068, 0.062), hair if i % 2 else _darker(hair, 0.12), volume=0.5)
+                brush.shape(
+                    _ellipse(w * 0.92 * math.cos(angle), -0.085 + 0.14 * math.sin(angle), 0.068, 0.062),
+                    hair if i % 2 else _darker(hair, 0.12),
+                    volume=0.5,
+                )
     if identity.hair_style in (0, 2, 3):
         sheen = _smooth([(-w * 0.6, -0.195), (-w * 0.1, -0.232), (w * 0.45, -0.215)], closed=False)
         if brush.is_anime:
@@ -372,7 +530,16 @@ def _draw_headwear(brush: _Brush, w: float, colour: Colour) -> None:
     wide = w + 0.045
     crown = _mirrored([(0.0, -0.37), (wide * 0.55, -0.35), (wide * 0.93, -0.26), (wide, -0.15), (0.0, -0.15)])
     brush.shape(_smooth(crown), colour, volume=1.0)
-    band = _smooth([(-wide - 0.012, -0.2), (0.0, -0.215), (wide + 0.012, -0.2), (wide + 0.016, -0.135), (0.0, -0.145), (-wide - 0.016, -0.135)])
+    band = _smooth(
+        [
+            (-wide - 0.012, -0.2),
+            (0.0, -0.215),
+            (wide + 0.012, -0.2),
+            (wide + 0.016, -0.135),
+            (0.0, -0.145),
+            (-wide - 0.016, -0.135),
+        ]
+    )
     brush.shape(band, _darker(colour, 0.2), volume=0.4)
     brush.shape(_ellipse(0.0, -0.38, 0.045, 0.042), _lighter(colour, 0.25), volume=0.4)
 

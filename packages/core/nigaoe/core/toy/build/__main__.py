@@ -1,8 +1,9 @@
-"""`python -m nigaoe.core.toy.build --work DIR [--out DIR]`: every stage in order; finished ones are kept in the work folder."""
+"""`python -m nigaoe.core.toy.build --work DIR [--out DIR]`: every stage in order; finished ones are kept."""
 
 import argparse
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,10 +23,10 @@ from nigaoe.core.toy.people import STYLES, Style
 log = logging.getLogger(__name__)
 
 PEOPLE, SCENES = 6000, 2
-VAE_STEPS, DECODER_STEPS, JUDGE_STEPS = 4200, 3000, 1500
+VAE_STEPS, DECODER_STEPS, JUDGE_STEPS = 4200, 4500, 1500
 ENCODER = ClipRecipe(seed=0, steps=2000, label_weight=0.5, identity_weight=1.0)
-SCORER = ClipRecipe(seed=1, steps=1200, label_weight=0.0, identity_weight=0.0)
-PHOTO_STEPS, PHOTO_LR = 6000, 1.5e-3
+SCORER = ClipRecipe(seed=1, steps=900, label_weight=0.0, identity_weight=1.0)
+PHOTO_STEPS, PHOTO_LR = 7000, 1.5e-3
 ANIME_STEPS, ANIME_LR = 2400, 1.0e-3
 
 
@@ -43,7 +44,7 @@ class Build:
         work = self.work
         self._once(work / "vae_joint", lambda path: train_vae(self.photo, self.anime, path, VAE_STEPS))
         for style in STYLES:
-            self._once(work / f"latents-{style}.pt", lambda path, s=style: self._encode(s, path))
+            self._once(work / f"latents-{style}.pt", partial(self._encode, style))
         self._once(work / "vae", self._refine_decoder)
         self._once(work / "clip_a", lambda path: train_clip(self.photo, self.anime, self.tokenizer, ENCODER, path))
         self._once(work / "clip_b", lambda path: train_clip(self.photo, self.anime, self.tokenizer, SCORER, path))

@@ -7,6 +7,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ def train_tokenizer(captions: list[str]) -> CLIPTokenizer:
     vocab = dict(tokenizer.get_vocab())
     for letter in letters:
         vocab.setdefault(f"{letter}</w>", len(vocab))
-    merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
+    merges: Any = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
 
 
@@ -116,9 +117,14 @@ def augment(x: Tensor) -> Tensor:
 def token_ids(tokenizer: CLIPTokenizer, captions: list[list[str]]) -> Tensor:
     """int64 [N, captions per image, MAX_TOKENS]."""
     flat = tokenizer(
-        [text for row in captions for text in row], padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
+        [text for row in captions for text in row],
+        padding="max_length",
+        truncation=True,
+        max_length=MAX_TOKENS,
+        return_tensors="pt",
     )
-    return flat.input_ids.view(len(captions), -1, MAX_TOKENS)
+    ids: Tensor = flat.input_ids
+    return ids.view(len(captions), -1, MAX_TOKENS)
 
 
 def train_clip(photo: Pictures, anime: Pictures, tokenizer: CLIPTokenizer, recipe: ClipRecipe, out: Path) -> None:

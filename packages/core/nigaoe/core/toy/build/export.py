@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
@@ -12,14 +13,14 @@ from nigaoe.core.toy.build.clip import new_processor
 from nigaoe.core.toy.build.unet import new_scheduler
 
 
-def text_tower(clip: CLIPModel) -> CLIPTextModel:
+def text_tower(clip: Any) -> Any:
     """The text encoder that a base carries: CLIP's text tower, as in SD 1.x."""
     tower = CLIPTextModel(clip.config.text_config)
     tower.load_state_dict(clip.text_model.state_dict())
     return tower.eval()
 
 
-def vision_tower(clip: CLIPModel) -> CLIPVisionModelWithProjection:
+def vision_tower(clip: Any) -> Any:
     """The image encoder that an adapter needs: CLIP's vision tower with projection."""
     tower = CLIPVisionModelWithProjection(clip.config.vision_config)
     state = {f"vision_model.{k}": v for k, v in clip.vision_model.state_dict().items()}
@@ -27,7 +28,9 @@ def vision_tower(clip: CLIPModel) -> CLIPVisionModelWithProjection:
     return tower.eval()
 
 
-def export_base(unet: UNet2DConditionModel, vae: AutoencoderKL, clip: CLIPModel, tokenizer: CLIPTokenizer, out: Path) -> None:
+def export_base(
+    unet: UNet2DConditionModel, vae: AutoencoderKL, clip: CLIPModel, tokenizer: CLIPTokenizer, out: Path
+) -> None:
     """Write a folder that `StableDiffusionPipeline.from_pretrained` takes."""
     pipeline = StableDiffusionPipeline(
         vae=vae,

@@ -22,7 +22,9 @@ def train_judge(photo: Pictures, anime: Pictures, out: Path, steps: int) -> None
     judge = Judge()
     parameters = list(judge.parameters())
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.02)
-    targets = [torch.cat([p.labels, p.scenes, torch.full((len(p.images), 1), i)], 1) for i, p in enumerate((photo, anime))]
+    targets = [
+        torch.cat([p.labels, p.scenes, torch.full((len(p.images), 1), i)], 1) for i, p in enumerate((photo, anime))
+    ]
     progress = Progress("judge", steps)
     for step in range(steps):
         rows = [torch.randint(len(p.images), (BATCH // 2,)) for p in (photo, anime)]

@@ -23,7 +23,7 @@ class WeightAverage:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
         self._decay = decay
-        self._average = [p for p in self.module.parameters()]
+        self._average: list[torch.Tensor] = list(self.module.parameters())
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,12 +59,13 @@ def encode_captions(text_encoder: CLIPTextModel, ids: Tensor, batch: int = 1024)
 
 
 def train_unet(
-    unet: UNet2DConditionModel, latents: Tensor, text: Tensor, empty_text: Tensor, out: Path, steps: int, peak_lr: float
+    unet: Any, latents: Tensor, text: Tensor, empty_text: Tensor, out: Path, steps: int, peak_lr: float
 ) -> None:
-    """Denoise latents [N, C, h, w] given one of their captions [N, captions, tokens, width]; saves the weight average."""
+    """Denoise latents [N, C, h, w] given one of their captions [N, captions, T, width]; saves the weight average."""
     torch.manual_seed(0)
     scheduler = new_scheduler()
     average, parameters = WeightAverage(unet, 0.9985), list(unet.parameters())
+    saved: Any = average.module
     unet.train()
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=0.01)
     progress = Progress(out.parent.name, steps)
@@ -80,4 +82,4 @@ def train_unet(
         average.update(unet, step)
         progress(step, loss.item())
         if (step + 1) % 1000 == 0 or step + 1 == steps:
-            average.module.save_pretrained(out)
+            saved.save_pretrained(out)

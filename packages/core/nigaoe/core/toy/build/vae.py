@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +10,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from nigaoe.core.toy.build.dataset import Pictures
-from nigaoe.core.toy.people import Style
 from nigaoe.core.toy.build.training import Progress, WeightAverage, cosine_lr, optimise
+from nigaoe.core.toy.people import Style
 from nigaoe.core.toy.render import SIZE_PX
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,9 @@ def new_vae() -> AutoencoderKL:
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     """L1 + L2 on pixels and L1 on their differences, which is what keeps ink lines sharp."""
     residual = output - target
-    edges = (residual[..., 1:] - residual[..., :-1]).abs().mean() + (residual[..., 1:, :] - residual[..., :-1, :]).abs().mean()
+    edges = (residual[..., 1:] - residual[..., :-1]).abs().mean() + (
+        residual[..., 1:, :] - residual[..., :-1, :]
+    ).abs().mean()
     return residual.abs().mean() + residual.pow(2).mean() + 0.7 * edges
 
 
@@ -68,6 +71,7 @@ def train_vae(photo: Pictures, anime: Pictures, out: Path, steps: int) -> None:
 
 
 def save_vae(vae: AutoencoderKL, photo: Pictures, anime: Pictures, out: Path) -> None:
+    """Save with the scaling factor that makes latents unit variance; logs PSNR."""
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         x = torch.cat([p.floats(torch.arange(100)) for p in (photo, anime)])
         z = vae.encode(x).latent_dist.mean.float()
@@ -100,9 +104,11 @@ def refine_decoder(
         average.update(vae, step)
         progress(step, loss.item())
     scaling_factor = vae.config.scaling_factor
-    save_vae(average.module, photo, anime, out)
-    average.module.register_to_config(scaling_factor=scaling_factor)
-    average.module.save_pretrained(out)
+    refined: Any = average.module
+    save_vae(refined, photo, anime, out)
+    # The UNets know latents of this scale; the decoder must not redefine it.
+    refined.register_to_config(scaling_factor=scaling_factor)
+    refined.save_pretrained(out)
 
 
 @torch.no_grad()

@@ -1,0 +1,104 @@
+"""Captions files, the order of the data, references and drops."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nigaoe.core.errors import DataError
+from nigaoe.core.manifests import PreparedManifest
+from nigaoe.train.config import DropConfig
+from nigaoe.train.datasets import read_records
+from nigaoe.train.objective import drop_masks
+from nigaoe.train.prepared import PreparedDataset
+from nigaoe.train.sampler import rows_at
+
+
+def test_the_original_json_is_read(tmp_path: Path) -> None:
+    rows = [{"image_file": "a.jpg", "text": "one"}, {"image_file": "sub/b.png", "text": "two", "identity": "p"}]
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    first, second = read_records(tmp_path / "data.json", image_root=Path("/pictures"))
+    assert (first.image, first.captions, first.identity) == (Path("/pictures/a.jpg"), ("one",), "a.jpg")
+    assert (second.image, second.identity) == (Path("/pictures/sub/b.png"), "p")
+
+
+def test_a_csv_with_several_captions_is_read(tmp_path: Path) -> None:
+    (tmp_path / "17.jpg").touch()
+    (tmp_path / "data.csv").write_text('ID,caption_0,caption_1,other\n17,"one, with comma",,x\nb.png,two,three,y\n')
+    first, second = read_records(tmp_path / "data.csv")
+    assert (first.image.name, first.captions) == ("17.jpg", ("one, with comma",))
+    assert second.captions == ("two", "three")
+    assert read_records(tmp_path / "data.csv", caption_columns=["other"])[1].captions == ("y",)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "columns", "word"),
+    [
+        ("data.csv", "ID,caption_0\na.jpg,x\n", ["caption_7"], "caption_7"),
+        ("data.csv", "file,caption_0\na.jpg,x\n", None, "'ID'"),
+        ("data.csv", "ID,text\na.jpg,x\n", None, "caption_columns"),
+        ("data.csv", "ID,caption_0\n", None, "no rows"),
+        ("data.csv", "ID,caption_0\na.jpg,\n", None, "row 1"),
+        ("data.json", "{", None, "JSON"),
+        ("data.json", '{"a": 1}', None, "not a list"),
+        ("data.json", '[{"image": "a", "text": "b"}]', None, "image_file"),
+        ("data.txt", "x", None, ".json nor .csv"),
+    ],
+)
+def test_wrong_files_are_named(tmp_path: Path, name: str, text: str, columns: list[str] | None, word: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=word) as caught:
+        read_records(tmp_path / name, caption_columns=columns)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.integers(1, 4), st.integers(1, 7), st.integers(2, 40), st.integers(0, 5))
+def test_an_epoch_visits_every_row_once(world: int, batch: int, rows: int, seed: int) -> None:
+    seen: list[int] = []
+    for step in range(2 * rows):
+        for rank in range(world):
+            seen += rows_at(step, rank, world, batch, rows, seed).tolist()
+    for epoch in range(3):
+        part = seen[epoch * rows : (epoch + 1) * rows]
+        assert sorted(part) == list(range(rows)) or len(part) < rows
+
+
+def test_drops_are_mutually_exclusive_and_as_frequent_as_asked() -> None:
+    uniform = (torch.arange(100_000) + 0.5) / 100_000
+    image, text = drop_masks(uniform, DropConfig(image=0.05, text=0.1, both=0.2))
+    assert (image & ~text).float().mean() == pytest.approx(0.05, abs=1e-4)
+    assert (text & ~image).float().mean() == pytest.approx(0.1, abs=1e-4)
+    assert (image & text).float().mean() == pytest.approx(0.2, abs=1e-4)
+
+
+def test_references_are_other_pictures_of_the_same_person() -> None:
+    identity = torch.tensor([0, 1, 0, 2, 0, 1])
+    counts = torch.bincount(identity)
+    dataset = PreparedDataset(
+        manifest=PreparedManifest(
+            source="",
+            fingerprint="",
+            base="",
+            image_encoder="",
+            image_encoder_hash="",
+            resolution_px=1,
+            rows=6,
+            identities=3,
+            shards=[],
+        ),
+        columns={"identity": identity},
+        first_of_identity=torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]),
+        by_identity=identity.argsort(stable=True),
+    )
+    seen = set()
+    for i in range(200):
+        rows = torch.arange(6)
+        others = dataset._others(rows, torch.full((6,), i / 200))
+        assert torch.equal(identity[others], identity[rows])
+        assert (others != rows)[[0, 1, 2, 4, 5]].all()
+        assert others[3] == 3
+        seen.add(int(others[0]))
+    assert seen == {2, 4}
