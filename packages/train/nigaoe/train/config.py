@@ -79,6 +79,8 @@ class TrainConfig(Config):
     image_encoder: str
     data: DataConfig
     num_tokens: int = Field(4, ge=1)
+    init_from: Path | None = None
+    """Adapter file to start from; copies of the base's own keys and values when absent, as published."""
     steps: int = Field(ge=1)
     batch_size: int = Field(8, ge=1)
     """Per worker."""

@@ -35,6 +35,9 @@ def train(config: TrainConfig) -> Path:
             f"the prepared dataset was made with {manifest.base!r} and {manifest.image_encoder!r}, the config says "
             f"{config.base!r} and {config.image_encoder!r}; run `nigaoe prepare` with this config"
         )
+    if config.init_from is not None:
+        # Read here, where a wrong file is one sentence and not a worker's stack trace.
+        load_adapter(config.init_from)
     _claim_run(config, manifest.fingerprint)
     with connected(config.cluster):
         board = ProgressBoard.remote()  # type: ignore[attr-defined]
@@ -83,7 +86,8 @@ def _absolute(config: TrainConfig) -> TrainConfig:
     data = config.data.model_copy(
         update={"source": config.data.source.resolve(), "prepared": config.data.prepared.resolve()}
     )
-    return config.model_copy(update={"out": config.out.resolve(), "data": data})
+    init_from = config.init_from.resolve() if config.init_from else None
+    return config.model_copy(update={"out": config.out.resolve(), "data": data, "init_from": init_from})
 
 
 def _claim_run(config: TrainConfig, dataset_fingerprint: str) -> None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from nigaoe.core.adapters.base import IPAdapter
-from nigaoe.core.adapters.files import save_adapter
-from nigaoe.core.bases import load_base
+from nigaoe.core.adapters.files import load_adapter, save_adapter
+from nigaoe.core.bases import Base, load_base
 from nigaoe.train import checkpoints
 from nigaoe.train.config import OptimizerConfig, TrainConfig
 from nigaoe.train.objective import AdapterObjective
@@ -60,7 +60,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
     base = load_base(config.base, config.precision, device)
     dataset = PreparedDataset.open(config.data.prepared)
     embed_dim = dataset.columns["image_embeds"].shape[1]
-    adapter = IPAdapter.for_unet(base.unet, embed_dim, config.num_tokens).to(device)
+    adapter = _new_adapter(config, base, embed_dim).to(device)
     average = {k: v.detach().clone() for k, v in adapter.state_dict().items()} if config.ema_decay else None
     optimizer = torch.optim.AdamW(
         adapter.parameters(),
@@ -99,6 +99,14 @@ def train_loop(arguments: dict[str, Any]) -> None:
         _publish(adapter, average, config)
     if tracker is not None:
         tracker.close()
+
+
+def _new_adapter(config: TrainConfig, base: Base, embed_dim: int) -> IPAdapter:
+    if config.init_from is None:
+        return IPAdapter.for_unet(base.unet, embed_dim, config.num_tokens)
+    adapter = load_adapter(config.init_from).train()
+    adapter.require_fit(base.unet)
+    return adapter
 
 
 def _batches(
