@@ -28,8 +28,9 @@ for _ in $(seq 180); do
 done
 url=$(python -c 'import json; print(json.load(open("runs/demo/serve/ready.json"))["url"])')
 
+run nigaoe toy portraits runs/demo/stranger --people 1 --scenes 1 --split heldout --seed 3
 run curl --fail-with-body --silent --show-error "$url/v1/images/edits" \
-  -F image=@runs/demo/portraits/00000_0.jpg \
+  -F image=@runs/demo/stranger/00000_0.jpg \
   -F "prompt=an anime drawing of a person on a pink background" \
   -F base=toy/anime -F adapter=demo -F seed=7 -o runs/demo/serve/answer.json
 python -c 'import base64, json; open("runs/demo/serve/answer.png", "wb").write(base64.b64decode(json.load(open("runs/demo/serve/answer.json"))["data"][0]["b64_json"]))'

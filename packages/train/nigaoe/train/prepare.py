@@ -148,6 +148,7 @@ class ShardEncoder:
             path = Path(self.settings["folder"]) / shard["file"]
             columns = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
             save_file(columns, path.with_suffix(".part"))
+            path.with_suffix(".part").chmod(0o644)
             path.with_suffix(".part").replace(path)
         return {"rows": [len(shard["rows"])], "bad": [json.dumps(bad)]}
 

@@ -23,6 +23,8 @@ def save_adapter(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     save_file(state, part, metadata={"format": "pt", **(metadata or {})})
+    # safetensors keeps files to their owner; an adapter is made to be shared.
+    part.chmod(0o644)
     part.replace(path)
 
 
