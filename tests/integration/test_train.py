@@ -149,6 +149,7 @@ def test_a_killed_job_goes_on_under_the_same_name(dataset: Path, uninterrupted: 
 def test_another_config_under_the_same_name_is_refused(dataset: Path, tmp_path: Path) -> None:
     _config(dataset, tmp_path, steps=5)
     (tmp_path / "run.json").write_text(json.dumps({"dataset": "other", "steps": 7}))
+    (tmp_path / "checkpoints" / "test" / "checkpoint_1").mkdir(parents=True)
     process = _start("train", tmp_path / "train.yaml")
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from transformers import CLIPVisionModelWithProjection
 
 from nigaoe.core.adapters.files import load_adapter
 from nigaoe.core.bases import Base
-from nigaoe.core.encoders import ImageEncoder
+from nigaoe.core.encoders import ImageEncoder, load_image_encoder
 from nigaoe.core.errors import BaseModelError
 from nigaoe.core.models import TOY_WEIGHTS, locate
 from nigaoe.core.toy.judge import Judge
@@ -80,6 +81,14 @@ def test_the_encoder_knows_people_across_scenes(encoder: ImageEncoder) -> None:
 
 def test_the_shipped_adapter_fits_both_bases(base: Base) -> None:
     load_adapter(Path(locate("toy/adapter", "adapter")) / "adapter.safetensors").require_fit(base.unet)
+
+
+def test_an_encoder_without_all_its_weights_is_refused(tmp_path: Path) -> None:
+    model = CLIPVisionModelWithProjection.from_pretrained(locate("toy/image_encoder"))
+    state = {k: v for k, v in model.state_dict().items() if "visual_projection" not in k}
+    model.save_pretrained(tmp_path, state_dict=state)
+    with pytest.raises(BaseModelError, match="visual_projection"):
+        load_image_encoder(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["toy/watercolour", "./nowhere", "a/b/c", ""])

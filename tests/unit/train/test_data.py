@@ -41,6 +41,7 @@ def test_a_csv_with_several_captions_is_read(tmp_path: Path) -> None:
         ("data.csv", "file,caption_0\na.jpg,x\n", None, "'ID'"),
         ("data.csv", "ID,text\na.jpg,x\n", None, "caption_columns"),
         ("data.csv", "ID,caption_0\n", None, "no rows"),
+        ("data.csv", "ID,caption_0\na.jpg,a man, smiling\n", None, "more fields"),
         ("data.csv", "ID,caption_0\na.jpg,\n", None, "row 1"),
         ("data.json", "{", None, "JSON"),
         ("data.json", '{"a": 1}', None, "not a list"),
@@ -80,6 +81,7 @@ def test_references_are_other_pictures_of_the_same_person() -> None:
     dataset = PreparedDataset(
         manifest=PreparedManifest(
             source="",
+            captions_sha256="",
             fingerprint="",
             base="",
             image_encoder="",

@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from nigaoe.core.attention import attach
 from nigaoe.core.errors import BaseModelError
-from nigaoe.core.models import locate, quiet_loading
+from nigaoe.core.models import load_complete, locate, quiet_loading
 from nigaoe.core.samplers.schedule import NoiseSchedule
 
 log = logging.getLogger(__name__)
@@ -102,10 +103,10 @@ def load_base(name: str, precision: Precision = "float32", device: str | torch.d
         with quiet_loading():
             unet = part(UNet2DConditionModel, "unet", torch_dtype=torch.float32)
             vae = part(AutoencoderKL, "vae", torch_dtype=torch.float32)
-            text_encoder = part(CLIPTextModel, "text_encoder", dtype=torch.float32)
+            text_encoder = load_complete(CLIPTextModel, path, "text_encoder").to(target)
             tokenizer = CLIPTokenizer.from_pretrained(path, subfolder="tokenizer")
             schedule = NoiseSchedule.from_config(DDIMScheduler.load_config(path, subfolder="scheduler"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BaseModelError(
             f"base model {name!r} cannot be loaded ({reason}); give a diffusers folder or hub id"

@@ -78,24 +78,19 @@ def toy_portraits(
 def main() -> None:
     """Run a command; a failure that the user can mend is one sentence and exit code 2."""
     for entry in entry_points(group="nigaoe.commands"):
-        try:
-            app.command(entry.name)(entry.load())
-        except ModuleNotFoundError as error:
-            _register_missing(entry.name, entry.module, error)
+        app.command(entry.name)(entry.load())
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         app()
     except NigaoeError as error:
         typer.secho(f"nigaoe: {error}", err=True, fg=typer.colors.RED)
         sys.exit(2)
-
-
-def _register_missing(name: str, module: str, error: ModuleNotFoundError) -> None:
-    extra = module.split(".")[1]
-
-    @app.command(name, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-    def missing() -> None:
-        raise NigaoeError(f"`nigaoe {name}` needs {error.name!r}; install it with `pip install 'nigaoe[{extra}]'`")
+    except ModuleNotFoundError as error:
+        if (error.name or "nigaoe").startswith("nigaoe"):
+            raise
+        cure = "install it with `pip install 'nigaoe[all]'`"
+        typer.secho(f"nigaoe: this command needs the package {error.name!r}; {cure}", err=True, fg=typer.colors.RED)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

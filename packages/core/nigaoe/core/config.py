@@ -52,7 +52,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise ConfigError(f"override {override!r} goes below {parent!r}, which is not a section")
-    values[leaf] = yaml.safe_load(text)
+    try:
+        values[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"override {override!r} has a value that is not YAML; put it in quotes") from None
 
 
 def _sentence(error: ErrorDetails, model: type[BaseModel]) -> str:

@@ -1,6 +1,5 @@
 """The CLIP image encoder of an adapter. It owns its preprocessing, so that a picture can go in one way only."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
 from nigaoe.core.errors import BaseModelError, ImageError
-from nigaoe.core.models import locate, quiet_loading
+from nigaoe.core.models import fingerprint, load_complete, locate, quiet_loading
 
 ImageLike = Image.Image | Tensor | np.ndarray
 
@@ -27,7 +27,10 @@ def as_pil(image: ImageLike) -> Image.Image:
     """
     if isinstance(image, Image.Image):
         return image.convert("RGB")
-    pixels = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if isinstance(image, Tensor):
+        # numpy has no bfloat16.
+        image = (image.float() if image.is_floating_point() else image).detach().cpu().numpy()
+    pixels = np.asarray(image)
     if pixels.ndim != 3 or 3 not in (pixels.shape[0], pixels.shape[2]):
         raise ImageError(f"a picture of shape {list(pixels.shape)} was given; give [H, W, 3] or [3, H, W]")
     if pixels.shape[2] != 3:
@@ -70,11 +73,7 @@ class ImageEncoder:
 
     def fingerprint(self) -> str:
         """First 16 hex digits of the SHA-256 of its weights."""
-        digest = hashlib.sha256()
-        for key, value in sorted(self.model.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().float().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return fingerprint(self.model)
 
 
 def load_image_encoder(name: str, device: str | torch.device = "cpu") -> ImageEncoder:
@@ -88,8 +87,8 @@ def load_image_encoder(name: str, device: str | torch.device = "cpu") -> ImageEn
         subfolder = "models/image_encoder"
     try:
         with quiet_loading():
-            model = CLIPVisionModelWithProjection.from_pretrained(path, subfolder=subfolder, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+            model = load_complete(CLIPVisionModelWithProjection, path, subfolder)
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BaseModelError(
             f"image encoder {name!r} cannot be loaded ({reason}); give a CLIP vision folder or hub id"
@@ -101,5 +100,4 @@ def load_image_encoder(name: str, device: str | torch.device = "cpu") -> ImageEn
         side = int(str(model.config.image_size))
         processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     target = torch.device(device)
-    model.requires_grad_(False).eval().to(device=target)
-    return ImageEncoder(name, model, processor, target)
+    return ImageEncoder(name, model.to(target), processor, target)

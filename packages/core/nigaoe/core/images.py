@@ -47,9 +47,11 @@ def _too_large(name: str, pixels: int, max_pixels: int) -> ImageError:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I;16", "I", "F"):
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        # 16-bit grey spans 0..65535, whatever this picture's own maximum is.
         pixels = np.asarray(image, np.float32)
-        image = Image.fromarray((pixels / max(float(pixels.max()), 255.0) * 255).astype(np.uint8))
+        scale = 1.0 if image.mode == "F" else 1 / 257
+        image = Image.fromarray((pixels * scale).round().clip(0, 255).astype(np.uint8))
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))

@@ -28,6 +28,8 @@ class PreparedManifest(_Manifest):
 
     version: Literal[1] = 1
     source: str
+    captions_sha256: str
+    """Of the captions file."""
     fingerprint: str
     base: str
     image_encoder: str

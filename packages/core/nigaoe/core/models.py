@@ -1,9 +1,14 @@
 """Where models come from: a hub id, a local folder, or a name of the toy world."""
 
+import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
 
 from nigaoe.core.errors import BaseModelError
 
@@ -26,6 +31,28 @@ def locate(name: str, role: str = "base model") -> str:
     if name.startswith((".", "/", "~")) or name.count("/") != 1 or name != name.strip() or not all(name.split("/")):
         raise BaseModelError(f"{role} {name!r} is neither a folder here nor a hub id like 'owner/name'; mend the name")
     return name
+
+
+def fingerprint(module: nn.Module) -> str:
+    """First 16 hex digits of the SHA-256 of a module's weights."""
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def load_complete(cls: Any, path: str, subfolder: str = "") -> Any:
+    """A transformers model in float32, frozen, with every weight from the file.
+
+    Raises:
+        ValueError: A weight is missing or has another shape; transformers would go on with random ones.
+    """
+    model, info = cls.from_pretrained(path, subfolder=subfolder, dtype=torch.float32, output_loading_info=True)
+    lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+    if lacking:
+        raise ValueError(f"it has no fitting weight {lacking[0]!r}")
+    return model.eval().requires_grad_(False)
 
 
 @contextmanager

@@ -24,7 +24,11 @@ def save(engine: Any, step: int, average: dict[str, Tensor] | None, metrics: dic
             save_file({key: value.contiguous() for key, value in average.items()}, folder / "average.safetensors")
         note = {"step": step, "world_size": context.get_world_size()}
         (folder / "nigaoe.json").write_text(json.dumps(note), encoding="utf-8")
-    ray.train.report({**metrics, "step": step}, checkpoint=Checkpoint.from_directory(str(folder)))
+    ray.train.report(
+        {**metrics, "step": step},
+        checkpoint=Checkpoint.from_directory(str(folder)),
+        delete_local_checkpoint_after_upload=True,
+    )
 
 
 def restore(engine: Any, average: dict[str, Tensor] | None) -> int:

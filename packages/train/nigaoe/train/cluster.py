@@ -1,6 +1,7 @@
 """A Ray cluster for the length of a command: the one that was named, or a small quiet one on this machine."""
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +26,9 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     try:
         if cluster.address is None:
-            cpus = max(1, round(cluster.num_workers * cluster.cpus_per_worker))
+            cpus = math.ceil(cluster.num_workers * cluster.cpus_per_worker)
             ray.init(
+                address="local",
                 num_cpus=cpus,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -35,9 +37,16 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
             )
         else:
             ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        raise ConfigError(f"no Ray cluster answers at {cluster.address!r} ({error}); mend cluster.address") from None
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {cluster.address or 'this machine'!r} ({_first_line(error)}); "
+            f"mend cluster.address"
+        ) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

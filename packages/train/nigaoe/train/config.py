@@ -1,9 +1,9 @@
 """One config for `nigaoe prepare` and `nigaoe train`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nigaoe.core.config import Config
 
@@ -46,6 +46,13 @@ class DropConfig(Config):
     text: float = Field(0.05, ge=0, le=1)
     both: float = Field(0.05, ge=0, le=1)
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        total = self.image + self.text + self.both
+        if total > 1:
+            raise ValueError(f"image, text and both add up to {total:g}, which is more than 1; lower them")
+        return self
+
 
 class ClusterConfig(Config):
     """What the job asks Ray for."""
@@ -57,7 +64,8 @@ class ClusterConfig(Config):
     cpus_per_worker: float = Field(1, gt=0)
     max_failures: int = Field(3, ge=-1)
     """Restarts from the last checkpoint before giving up; -1: without end."""
-    zero_stage: Literal[0, 1, 2, 3] = 2
+    zero_stage: Literal[0, 1, 2] = 2
+    """An adapter's weights are few, so they are never sharded; what ZeRO splits is optimizer state and gradients."""
 
 
 class TrackingConfig(Config):
@@ -84,7 +92,8 @@ class TrainConfig(Config):
     steps: int = Field(ge=1)
     batch_size: int = Field(8, ge=1)
     """Per worker."""
-    precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the frozen base's products; the adapter and its optimizer stay float32."""
     optimizer: OptimizerConfig = OptimizerConfig()
     drop: DropConfig = DropConfig()
     ema_decay: float | None = Field(None, gt=0, lt=1)

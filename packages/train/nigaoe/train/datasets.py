@@ -1,6 +1,7 @@
 """Captions files as people have them, read into one kind of record."""
 
 import csv
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ def read_records(
     if source.suffix == ".json":
         rows, file_key, columns = _json_rows(source, text), "image_file", caption_columns or ["text"]
     elif source.suffix == ".csv":
-        rows, file_key = list(csv.DictReader(text.splitlines())), "ID"
+        rows, file_key = _csv_rows(source, text), "ID"
         columns = caption_columns or [key for key in (rows[0] if rows else {}) if key.startswith("caption")]
     else:
         raise DataError(f"captions file {str(source)!r} is neither .json nor .csv; convert it to one of them")
@@ -52,6 +53,20 @@ def read_records(
         )
     root = image_root or source.parent
     return [_record(source, i, row, file_key, columns, root) for i, row in enumerate(rows)]
+
+
+def _csv_rows(source: Path, text: str) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise DataError(f"captions file {str(source)!r} is not valid CSV ({error}); mend its quotes") from None
+    for number, row in enumerate(rows):
+        if None in row:
+            raise DataError(
+                f"row {number + 1} of {str(source)!r} has more fields than the header; "
+                f"put captions that hold commas in quotes"
+            )
+    return rows
 
 
 def _json_rows(source: Path, text: str) -> list[dict[str, Any]]:
@@ -83,12 +98,14 @@ def _record(source: Path, number: int, row: Mapping[str, Any], file_key: str, co
         raise DataError(
             f"row {number + 1} of {str(source)!r} names no image in {file_key!r}; name one or remove the row"
         )
-    return Record(_image_path(root, name), captions, str(row.get("identity") or name))
+    identity = row.get("identity")
+    return Record(_image_path(root, name), captions, name if identity in (None, "") else str(identity))
 
 
 def _image_path(root: Path, name: str) -> Path:
     path = root / name
+    if path.is_file():
+        return path
     # An ID is often a number whose file carries an extension.
-    if not path.suffix:
-        return next((p for ext in (".jpg", ".jpeg", ".png", ".webp") if (p := path.with_suffix(ext)).is_file()), path)
-    return path
+    extensions = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG", ".PNG")
+    return next((p for ext in extensions if (p := path.with_name(path.name + ext)).is_file()), path)

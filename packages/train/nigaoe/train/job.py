@@ -10,7 +10,7 @@ from ray.train.torch import TorchTrainer
 
 from nigaoe.core.adapters.files import load_adapter
 from nigaoe.core.errors import ConfigError, NigaoeError
-from nigaoe.core.manifests import AdapterManifest, read_prepared, write_json
+from nigaoe.core.manifests import AdapterManifest, PreparedManifest, read_prepared, write_json
 from nigaoe.train.cluster import connected
 from nigaoe.train.config import TrainConfig
 from nigaoe.train.loop import train_loop
@@ -29,12 +29,8 @@ def train(config: TrainConfig) -> Path:
         TrainingFailed: The workers failed more often than allowed.
     """
     manifest = read_prepared(config.data.prepared)
+    _require_same_data(config, manifest)
     config = _absolute(config)
-    if (manifest.base, manifest.image_encoder) != (config.base, config.image_encoder):
-        raise ConfigError(
-            f"the prepared dataset was made with {manifest.base!r} and {manifest.image_encoder!r}, the config says "
-            f"{config.base!r} and {config.image_encoder!r}; run `nigaoe prepare` with this config"
-        )
     if config.init_from is not None:
         # Read here, where a wrong file is one sentence and not a worker's stack trace.
         load_adapter(config.init_from)
@@ -46,6 +42,24 @@ def train(config: TrainConfig) -> Path:
     adapter_path = config.out / "adapter.safetensors"
     write_json(_adapter_manifest(config, adapter_path, manifest.image_encoder_hash), config.out / "adapter.json")
     return adapter_path
+
+
+def _require_same_data(config: TrainConfig, manifest: PreparedManifest) -> None:
+    """Refuse a prepared dataset that this config would not have made."""
+    source = config.data.source
+    pairs = {
+        "base": (manifest.base, config.base),
+        "image_encoder": (manifest.image_encoder, config.image_encoder),
+        "resolution_px": (manifest.resolution_px, config.data.resolution_px or manifest.resolution_px),
+    }
+    if source.is_file():
+        pairs["captions file"] = (manifest.captions_sha256[:12], hashlib.sha256(source.read_bytes()).hexdigest()[:12])
+    for what, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise ConfigError(
+                f"the prepared dataset was made with {what} {theirs!r}, the config says {ours!r}; "
+                f"run `nigaoe prepare` with this config"
+            )
 
 
 def _fit(config: TrainConfig, board: Any) -> None:
@@ -87,14 +101,21 @@ def _absolute(config: TrainConfig) -> TrainConfig:
         update={"source": config.data.source.resolve(), "prepared": config.data.prepared.resolve()}
     )
     init_from = config.init_from.resolve() if config.init_from else None
-    return config.model_copy(update={"out": config.out.resolve(), "data": data, "init_from": init_from})
+    base = str(Path(config.base).resolve()) if Path(config.base).is_dir() else config.base
+    return config.model_copy(update={"base": base, "out": config.out.resolve(), "data": data, "init_from": init_from})
 
 
 def _claim_run(config: TrainConfig, dataset_fingerprint: str) -> None:
     """Write down what the run is; refuse to continue one that was something else."""
-    ours = {**config.model_dump(mode="json", exclude={"cluster", "tracking"}), "dataset": dataset_fingerprint}
+    ours = {
+        **config.model_dump(mode="json", exclude={"cluster", "tracking"}),
+        # Optimizer state is split by worker, so a run keeps their number.
+        "num_workers": config.cluster.num_workers,
+        "dataset": dataset_fingerprint,
+    }
     path = config.out / "run.json"
-    if path.is_file():
+    has_checkpoint = any((config.out / "checkpoints" / config.name).glob("checkpoint_*/"))
+    if path.is_file() and has_checkpoint:
         theirs = json.loads(path.read_text(encoding="utf-8"))
         changed = [key for key, value in ours.items() if theirs.get(key) != value]
         if changed:

@@ -47,14 +47,15 @@ def learning_rate(step: int, steps: int, optimizer: OptimizerConfig) -> float:
 
 def train_loop(arguments: dict[str, Any]) -> None:
     """Train until `steps`, from the latest checkpoint if there is one. `arguments`: the config and a board."""
-    # DeepSpeed looks for an accelerator when imported, which must happen on a worker and not on the driver.
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    device = ray.train.torch.get_device()
+    # DeepSpeed picks an accelerator when imported: on a worker, not on the driver, and the one that Ray gave.
+    os.environ["DS_ACCELERATOR"] = "cuda" if device.type == "cuda" else "cpu"
+    if device.type == "cpu":
         torch.set_num_threads(max(1, int(arguments["threads"])))
     import deepspeed
 
     config = TrainConfig.model_validate(arguments["config"])
-    context, device = ray.train.get_context(), ray.train.torch.get_device()
+    context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     torch.manual_seed(config.seed)
     base = load_base(config.base, config.precision, device)

@@ -21,6 +21,7 @@ from nigaoe.core.encoders import ImageEncoder, load_image_encoder
 from nigaoe.core.errors import DataError, ImageError
 from nigaoe.core.images import read_image
 from nigaoe.core.manifests import PreparedManifest, PreparedShard, write_json
+from nigaoe.core.models import fingerprint
 from nigaoe.core.pixels import centre_crop, to_tensor
 from nigaoe.train.config import TrainConfig
 from nigaoe.train.datasets import Record, read_records
@@ -41,11 +42,10 @@ def prepare(config: TrainConfig) -> PreparedManifest:
     settings = {
         "base": config.base,
         "image_encoder": config.image_encoder,
-        "precision": config.precision,
         "resolution_px": data.resolution_px or base.default_size_px,
         "captions": max(len(record.captions) for record in records),
         "encoder_hash": encoder.fingerprint(),
-        "folder": str(data.prepared.resolve()),
+        "vae_hash": fingerprint(base.vae),
     }
     identities = {name: i for i, name in enumerate(dict.fromkeys(record.identity for record in records))}
     shards = _plan(records, identities, data.shard_rows, settings)
@@ -59,6 +59,7 @@ def prepare(config: TrainConfig) -> PreparedManifest:
         )
     manifest = PreparedManifest(
         source=str(data.source),
+        captions_sha256=hashlib.sha256(data.source.read_bytes()).hexdigest(),
         fingerprint=_hash([shard["file"] for shard in shards]),
         base=config.base,
         image_encoder=config.image_encoder,
@@ -116,7 +117,7 @@ def _encode_missing(shards: Sequence[dict[str, Any]], settings: dict[str, Any], 
             jobs = [{"job": json.dumps(shard)} for shard in missing]
             results = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map_batches(
                 ShardEncoder,
-                fn_constructor_args=(settings,),
+                fn_constructor_args=(settings, str(folder.resolve())),
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=min(cluster.num_workers, len(jobs))),
                 num_cpus=cluster.cpus_per_worker,
@@ -131,10 +132,12 @@ def _encode_missing(shards: Sequence[dict[str, Any]], settings: dict[str, Any], 
 class ShardEncoder:
     """A Ray Data actor: holds the frozen encoders, writes one shard per call."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], folder: str) -> None:
+        self.folder = Path(folder)
+        # Latents are encoded once and used for ever, so in full precision.
         device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
         self.settings = settings
-        self.base: Base = load_base(settings["base"], settings["precision"], device)
+        self.base: Base = load_base(settings["base"], device=device)
         self.encoder: ImageEncoder = load_image_encoder(settings["image_encoder"], device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -145,7 +148,7 @@ class ShardEncoder:
         for start in range(0, len(shard["rows"]), ENCODE_BATCH):
             parts += self._encode(shard["rows"][start : start + ENCODE_BATCH], bad)
         if not bad:
-            path = Path(self.settings["folder"]) / shard["file"]
+            path = self.folder / shard["file"]
             columns = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
             save_file(columns, path.with_suffix(".part"))
             path.with_suffix(".part").chmod(0o644)

@@ -3,6 +3,7 @@
 A row joins between any two steps and leaves when it is done. It belongs to one thread; callers on other threads queue.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -76,6 +77,7 @@ class Engine:
     def cancel(self, ticket: int) -> None:
         """Let a picture leave; unknown tickets are ignored, for it may just have finished."""
         self._active = [row for row in self._active if row.id != ticket]
+        self._batch = None
 
     @property
     def pending_row_steps(self) -> int:
@@ -102,6 +104,8 @@ class Engine:
         if not finished:
             return {}
         self._active = [row for row in self._active if not row.is_done]
+        # Nobody's prompt or face outlives its picture.
+        self._batch = None
         pixels = self.base.decode(torch.stack([row.latents for row in finished]))
         return {row.id: Image.fromarray(p.numpy()) for row, p in zip(finished, pixels, strict=True)}
 
@@ -109,13 +113,18 @@ class Engine:
         self, generations: Sequence[Generation], on_step: Callable[[int], None] | None = None
     ) -> list[Image.Image]:
         """Make all of these and return them in order. `on_step` hears how many are finished."""
-        tickets = [self.submit(generation) for generation in generations]
+        tickets: list[int] = []
         pictures: dict[int, Image.Image] = {}
-        wanted = set(tickets)
-        while not wanted <= pictures.keys():
-            pictures |= self.step()
-            if on_step is not None:
-                on_step(len(wanted & pictures.keys()))
+        try:
+            for generation in generations:
+                tickets.append(self.submit(generation))
+            while not set(tickets) <= pictures.keys():
+                pictures |= self.step()
+                if on_step is not None:
+                    on_step(len(pictures.keys() & set(tickets)))
+        finally:
+            for ticket in tickets:
+                self.cancel(ticket)
         return [pictures[ticket] for ticket in tickets]
 
     def _next_batch(self) -> _Batch | None:
@@ -168,8 +177,14 @@ class Engine:
                     f"{name} {side} is not a positive multiple of {multiple}, which base {base.name!r} needs"
                 )
         limit = base.schedule.num_train_timesteps
-        if not 1 <= generation.steps <= limit:
-            raise RequestError(f"steps {generation.steps} is outside [1, {limit}]")
+        # With an offset, as many steps as timesteps would begin beyond the last one.
+        most = limit - base.schedule.steps_offset
+        if not 1 <= generation.steps <= most:
+            raise RequestError(f"steps {generation.steps} is outside [1, {most}]; choose a number in between")
+        if not math.isfinite(generation.guidance_scale):
+            raise RequestError(
+                f"guidance_scale {generation.guidance_scale} is not a number; give one, 1 for no guidance"
+            )
         return width, height
 
 
