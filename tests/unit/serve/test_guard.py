@@ -121,7 +121,7 @@ def test_a_header_cannot_claim_memory() -> None:
     chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, data, b"IEND")]
     tracemalloc.start()
     try:
-        with pytest.raises(ImageError, match="30000 x 30000"):
+        with pytest.raises(ImageError, match="900 million"):
             read_reference(b"\x89PNG\r\n\x1a\n" + b"".join(chunks), "bomb.png", Limits())
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:

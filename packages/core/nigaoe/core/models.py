@@ -26,7 +26,7 @@ def locate(name: str, role: str = "base model") -> str:
         if name not in TOY_NAMES:
             raise BaseModelError(f"{role} {name!r} is not part of the toy world; it has {', '.join(TOY_NAMES)}")
         return str(TOY_WEIGHTS / name.removeprefix("toy/"))
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return str(Path(name).resolve())
     if name.startswith((".", "/", "~")) or name.count("/") != 1 or name != name.strip() or not all(name.split("/")):
         raise BaseModelError(f"{role} {name!r} is neither a folder here nor a hub id like 'owner/name'; mend the name")

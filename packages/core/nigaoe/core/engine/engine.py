@@ -177,10 +177,11 @@ class Engine:
                     f"{name} {side} is not a positive multiple of {multiple}, which base {base.name!r} needs"
                 )
         limit = base.schedule.num_train_timesteps
-        # With an offset, as many steps as timesteps would begin beyond the last one.
-        most = limit - base.schedule.steps_offset
-        if not 1 <= generation.steps <= most:
-            raise RequestError(f"steps {generation.steps} is outside [1, {most}]; choose a number in between")
+        # Under some spacings an offset pushes the first of very many steps beyond the last timestep.
+        if not 1 <= generation.steps <= limit or base.schedule.timesteps(generation.steps)[0] >= limit:
+            raise RequestError(
+                f"steps {generation.steps} is outside [1, {limit}) of this base; choose a smaller number"
+            )
         if not math.isfinite(generation.guidance_scale):
             raise RequestError(
                 f"guidance_scale {generation.guidance_scale} is not a number; give one, 1 for no guidance"
