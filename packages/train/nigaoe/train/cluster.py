@@ -24,6 +24,8 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     # Two-second polls are for clusters of thousands; here they only delay a restart.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # Ray's native part writes advice for Ray's developers over the progress bar.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         if cluster.address is None:
             cpus = math.ceil(cluster.num_workers * cluster.cpus_per_worker)
