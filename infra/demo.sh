@@ -28,7 +28,7 @@ for _ in $(seq 180); do
 done
 url=$(python -c 'import json; print(json.load(open("runs/demo/serve/ready.json"))["url"])')
 
-run nigaoe toy portraits runs/demo/stranger --people 1 --scenes 1 --split heldout --seed 3
+run nigaoe toy portraits runs/demo/stranger --people 1 --scenes 1 --split heldout --seed 5
 run curl --fail-with-body --silent --show-error "$url/v1/images/edits" \
   -F image=@runs/demo/stranger/00000_0.jpg \
   -F "prompt=an anime drawing of a person on a pink background" \

@@ -51,12 +51,12 @@ def report_show(path: Annotated[Path, typer.Argument(help="A report.json.")]) ->
     ]
     shown = [m for m in metrics if any(m in cell.metrics for cell in report.cells)]
     table = Table(title=report.title)
-    table.add_column("condition")
+    table.add_column("cell", no_wrap=True)
     for name in [*shown, "n"]:
         table.add_column(name.removeprefix("attribute."), justify="right")
     for cell in report.cells:
         figures = [f"{cell.metrics[m].value:.3f}" if m in cell.metrics else "" for m in shown]
-        table.add_row(cell.title, *figures, str(cell.n))
+        table.add_row(cell.name, *figures, str(cell.n))
     Console().print(table)
 
 
