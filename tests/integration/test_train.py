@@ -65,6 +65,7 @@ def _run(verb: str, config: Path) -> str:
         output, _ = process.communicate(timeout=TIMEOUT_S)
     finally:
         process.kill()
+        process.wait()
     assert process.returncode == 0, output
     return output
 
@@ -137,7 +138,7 @@ def test_a_killed_job_goes_on_under_the_same_name(dataset: Path, uninterrupted: 
         _wait_for_step(tmp_path, 30, process)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
     time.sleep(5)
     _run("train", config)
     starts = _starts(tmp_path)
