@@ -40,15 +40,8 @@ def report_show(path: Annotated[Path, typer.Argument(help="A report.json.")]) ->
     from rich.table import Table
 
     report = read_report(path)
-    metrics = [
-        "attribute.mean",
-        "attribute.skin",
-        "attribute.hair",
-        "attribute.headwear",
-        "judged_anime",
-        "clip_i",
-        "clip_t",
-    ]
+    # As many as fit a terminal of 80 columns; report.html has all.
+    metrics = ["attribute.mean", "attribute.skin", "attribute.hair", "attribute.headwear", "judged_anime"]
     shown = [m for m in metrics if any(m in cell.metrics for cell in report.cells)]
     table = Table(title=report.title)
     table.add_column("cell", no_wrap=True)
