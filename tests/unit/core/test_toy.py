@@ -80,7 +80,9 @@ def test_the_encoder_knows_people_across_scenes(encoder: ImageEncoder) -> None:
 
 
 def test_the_shipped_adapter_fits_both_bases(base: Base) -> None:
-    load_adapter(Path(locate("toy/adapter", "adapter")) / "adapter.safetensors").require_fit(base.unet)
+    adapter = load_adapter(Path(locate("toy/adapter", "adapter")) / "adapter.safetensors")
+    adapter.require_fit(base.unet)
+    assert adapter.num_tokens == 4
 
 
 def test_an_encoder_without_all_its_weights_is_refused(tmp_path: Path) -> None:
