@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPVisionModelWithProjection
 
 from nigaoe.core.adapters.files import load_adapter
-from nigaoe.core.bases import Base
+from nigaoe.core.bases import Base, load_base
 from nigaoe.core.encoders import ImageEncoder, load_image_encoder
 from nigaoe.core.errors import BaseModelError
 from nigaoe.core.models import TOY_WEIGHTS, locate
@@ -81,7 +81,8 @@ def test_the_encoder_knows_people_across_scenes(encoder: ImageEncoder) -> None:
 
 def test_the_shipped_adapter_fits_both_bases(base: Base) -> None:
     adapter = load_adapter(Path(locate("toy/adapter", "adapter")) / "adapter.safetensors")
-    adapter.require_fit(base.unet)
+    for unet in (base.unet, load_base("toy/anime").unet):
+        adapter.require_fit(unet)
     assert adapter.num_tokens == 4
 
 
