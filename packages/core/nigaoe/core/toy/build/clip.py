@@ -50,15 +50,14 @@ def train_tokenizer(captions: list[str]) -> CLIPTokenizer:
         min_frequency=2,
         end_of_word_suffix="</w>",
         initial_alphabet=letters,
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        # Naming the word ends here fixes their ids. Left to the trainer they follow the order of a hash map, which
+        # differs from run to run: text encoder and UNet would then not mean the same token by one id.
+        special_tokens=["<|startoftext|>", "<|endoftext|>", *(f"{letter}</w>" for letter in letters)],
         show_progress=False,
     )
     tokenizer.train_from_iterator([*captions, *letters], trainer)
-    vocab = dict(tokenizer.get_vocab())
-    for letter in letters:
-        vocab.setdefault(f"{letter}</w>", len(vocab))
     merges: Any = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_TOKENS)
+    return CLIPTokenizer(vocab=tokenizer.get_vocab(), merges=merges, model_max_length=MAX_TOKENS)
 
 
 def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:

@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from nigaoe.core.samplers.timestep_bias import draw_timesteps, timestep_weights
 from nigaoe.core.toy.build.training import Progress, WeightAverage, cosine_lr, optimise
 
 log = logging.getLogger(__name__)
@@ -59,11 +60,15 @@ def encode_captions(text_encoder: CLIPTextModel, ids: Tensor, batch: int = 1024)
 
 
 def train_unet(
-    unet: Any, latents: Tensor, text: Tensor, empty_text: Tensor, out: Path, steps: int, peak_lr: float
+    unet: Any, latents: Tensor, text: Tensor, empty_text: Tensor, out: Path, steps: int, peak_lr: float, late: float
 ) -> None:
-    """Denoise latents [N, C, h, w] given one of their captions [N, captions, T, width]; saves the weight average."""
+    """Denoise latents [N, C, h, w] given one of their captions [N, captions, T, width]; saves the weight average.
+
+    `late` is how many times as often the noisiest quarter of all timesteps is drawn.
+    """
     torch.manual_seed(0)
     scheduler = new_scheduler()
+    weights = timestep_weights(scheduler.config.num_train_timesteps, "later", late, portion=0.25)
     average, parameters = WeightAverage(unet, 0.9985), list(unet.parameters())
     saved: Any = average.module
     unet.train()
@@ -73,7 +78,7 @@ def train_unet(
         row = torch.randint(len(latents), (BATCH,))
         z, c = latents[row].float(), text[row, torch.randint(text.shape[1], (BATCH,))].float()
         c = torch.where(torch.rand(BATCH, 1, 1) < TEXT_DROP, empty_text, c)
-        noise, t = torch.randn_like(z), torch.randint(scheduler.config.num_train_timesteps, (BATCH,))
+        noise, t = torch.randn_like(z), draw_timesteps(weights, BATCH)
         noisy, target = scheduler.add_noise(z, noise, t), scheduler.get_velocity(z, noise, t)
         with torch.autocast("cpu", torch.bfloat16):
             prediction = unet(noisy, t, c).sample

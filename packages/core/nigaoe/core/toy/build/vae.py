@@ -73,11 +73,11 @@ def train_vae(photo: Pictures, anime: Pictures, out: Path, steps: int) -> None:
 def save_vae(vae: AutoencoderKL, photo: Pictures, anime: Pictures, out: Path) -> None:
     """Save with the scaling factor that makes latents unit variance; logs PSNR."""
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        x = torch.cat([p.floats(torch.arange(100)) for p in (photo, anime)])
+        x = torch.cat([p.floats(torch.arange(min(100, len(p.images)))) for p in (photo, anime)])
         z = vae.encode(x).latent_dist.mean.float()
         psnr = 10 * torch.log10(4 / (vae.decode(z).sample.float() - x).pow(2).mean((1, 2, 3)))
     vae.register_to_config(scaling_factor=float(1 / z.std()))
-    log.info("vae PSNR photo %.1f anime %.1f dB", psnr[:100].mean(), psnr[100:].mean())
+    log.info("vae PSNR photo %.1f anime %.1f dB", *(half.mean() for half in psnr.chunk(2)))
     vae.save_pretrained(out)
 
 
