@@ -13,7 +13,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import pytest
 import torch
 
-from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.bases import Base, load_base
 from nigaoe.core.encoders import ImageEncoder, load_image_encoder
 
@@ -36,7 +36,7 @@ def encoder() -> ImageEncoder:
 def adapter(base: Base, encoder: ImageEncoder) -> IPAdapter:
     """An untrained adapter of the toy base, with every weight moved so that no symmetry hides a mistake."""
     torch.manual_seed(11)
-    adapter = IPAdapter.for_unet(base.unet, encoder.embed_dim).eval()
+    adapter = IPAdapter.for_unet(base.unet, features={"image_embeds": encoder.embed_dim}).eval()
     with torch.no_grad():
         for parameter in adapter.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

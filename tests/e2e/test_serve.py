@@ -21,7 +21,7 @@ import torch
 import yaml
 from PIL import Image
 
-from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import save_adapter
 from nigaoe.core.bases import load_base
 
@@ -37,7 +37,7 @@ def command(*arguments: str) -> list[str]:
 def written_config(folder: Path) -> Path:
     torch.set_num_threads(1)
     adapter = folder / "adapter.safetensors"
-    save_adapter(IPAdapter.for_unet(load_base("toy/anime").unet, embed_dim=128), adapter)
+    save_adapter(IPAdapter.for_unet(load_base("toy/anime").unet, features={"image_embeds": 128}), adapter)
     values: dict[str, Any] = {
         "bases": ["toy/anime", "toy/photo"],
         "image_encoder": "toy/image_encoder",

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import save_adapter
 from nigaoe.core.bases import load_base
 from nigaoe.core.encoders import load_image_encoder
@@ -33,7 +33,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("adapter") / "adapter.safetensors"
     encoder = load_image_encoder("toy/image_encoder")
-    save_adapter(IPAdapter.for_unet(load_base("toy/photo").unet, encoder.embed_dim), path)
+    save_adapter(IPAdapter.for_unet(load_base("toy/photo").unet, features={"image_embeds": encoder.embed_dim}), path)
     return path
 
 
@@ -194,7 +194,9 @@ def test_stale_shards_are_refused(outputs: tuple[Path, dict[str, bytes]], adapte
     adapted = {"photo-adapter", "photo-red", "anime-adapter", "anime-red"}
     assert _missing(_config(out, adapter, steps=3)) == {"photo-none", "anime-none", *adapted}
     retrained = tmp_path / "adapter.safetensors"
-    save_adapter(IPAdapter.for_unet(load_base("toy/anime").unet, 128, num_tokens=2), retrained)
+    save_adapter(
+        IPAdapter.for_unet(load_base("toy/anime").unet, features={"image_embeds": 128}, num_tokens=2), retrained
+    )
     assert _missing(_config(out, retrained)) == adapted
 
 

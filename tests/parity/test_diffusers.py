@@ -7,10 +7,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
-from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import save_adapter
 from nigaoe.core.bases import Base
-from nigaoe.core.engine.engine import Engine, guided_image_prompts
+from nigaoe.core.conditioning import embedding_features, guided_image_prompts
+from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation, initial_noise
 from nigaoe.core.models import locate
 from nigaoe.core.samplers.ddim import ddim_step
@@ -73,7 +74,7 @@ def test_a_whole_run_with_adapter_equals_the_pipeline(
     pipeline.set_progress_bar_config(disable=True)
     try:
         embeds = torch.randn(1, adapter.embed_dim, generator=torch.Generator().manual_seed(3))
-        prompt = guided_image_prompts(adapter, embeds, 0.7)[0]
+        prompt = guided_image_prompts(adapter, embedding_features(embeds), 0.7)[0]
         generation = Generation(prompt="a photo", seed=9, steps=6, guidance_scale=4.0, image_prompt=prompt)
         noise = initial_noise(generation, (base.latent_channels, 12, 12))
         theirs = pipeline(

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nigaoe.core.adapters.base import IPAdapter
-from nigaoe.core.adapters.files import load_adapter, read_adapter_state, save_adapter
+from nigaoe.core.adapters.adapter import IPAdapter, LayerWidths
+from nigaoe.core.adapters.files import load_adapter, read_adapter_file, save_adapter
+from nigaoe.core.adapters.variants import VARIANTS, Widths
 from nigaoe.core.attention import attach, attached, cross_attention_layers, detach
 from nigaoe.core.bases import Base, load_base
 from nigaoe.core.errors import AdapterError
@@ -28,7 +29,7 @@ def test_the_middle_block_comes_last(base: Base) -> None:
 
 
 def test_keys_and_values_start_as_copies(base: Base) -> None:
-    fresh = IPAdapter.for_unet(base.unet, 128)
+    fresh = IPAdapter.for_unet(base.unet, features={"image_embeds": 128})
     for index, attn in cross_attention_layers(base.unet).items():
         pair: Any = fresh.ip_adapter[str(index)]
         assert torch.equal(pair.to_k_ip.weight, attn.to_k.weight)
@@ -38,14 +39,14 @@ def test_keys_and_values_start_as_copies(base: Base) -> None:
 
 @pytest.mark.parametrize("num_tokens", [1, 4, 7])
 def test_files_come_back_the_same(base: Base, tmp_path: Path, num_tokens: int) -> None:
-    adapter = IPAdapter.for_unet(base.unet, 128, num_tokens)
+    adapter = IPAdapter.for_unet(base.unet, features={"image_embeds": 128}, num_tokens=num_tokens)
     save_adapter(adapter, tmp_path / "a.safetensors", {"note": "x"})
     again = load_adapter(tmp_path / "a.safetensors")
     assert again.num_tokens == num_tokens
     assert all(
         torch.equal(a, b) for a, b in zip(adapter.state_dict().values(), again.state_dict().values(), strict=True)
     )
-    assert read_adapter_state(tmp_path / "a.safetensors")[1]["note"] == "x"
+    assert read_adapter_file(tmp_path / "a.safetensors").metadata["note"] == "x"
 
 
 def test_the_original_bin_is_read(adapter: IPAdapter, tmp_path: Path) -> None:
@@ -80,7 +81,8 @@ def test_wrong_files_end_in_one_sentence(tmp_path: Path, adapter: IPAdapter) -> 
 
 
 def test_another_architecture_is_refused(base: Base) -> None:
-    stranger = IPAdapter(128, 64, {1: 320, 3: 320})
+    layers = {index: LayerWidths(key_value=(64, 320)) for index in (1, 3)}
+    stranger = IPAdapter(VARIANTS["base"], Widths(64, {"image_embeds": 128}, 4, 0, 0), layers)
     with pytest.raises(AdapterError, match="architecture"):
         stranger.require_fit(base.unet)
 

@@ -5,10 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.attention import ImagePrompt, attend
 from nigaoe.core.bases import Base
-from nigaoe.core.engine.engine import Engine, guided_image_prompts
+from nigaoe.core.conditioning import embedding_features, guided_image_prompts
+from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation, stack_image_prompts
 from nigaoe.core.errors import RequestError
 
@@ -19,7 +20,7 @@ def _latents(engine: Engine, ticket: int) -> torch.Tensor:
 
 def _mixed(adapter: IPAdapter) -> list[Generation]:
     embeds = torch.randn(3, adapter.embed_dim, generator=torch.Generator().manual_seed(1))
-    strong, weak = guided_image_prompts(adapter, embeds, 1.0), guided_image_prompts(adapter, embeds, 0.3)
+    strong, weak = (guided_image_prompts(adapter, embedding_features(embeds), scale) for scale in (1.0, 0.3))
     return [
         Generation(prompt="a photo of a man", seed=1, steps=12, guidance_scale=3.0, image_prompt=strong[0]),
         Generation(prompt="a woman", seed=2, steps=30, guidance_scale=1.0, image_prompt=weak[1]),

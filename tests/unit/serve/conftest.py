@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import save_adapter
 from nigaoe.core.bases import load_base
 from nigaoe.serve.config import Defaults, Limits, ServeConfig
@@ -24,7 +24,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ServeConfig:
     torch.set_num_threads(1)
     path: Path = tmp_path_factory.mktemp("serve") / "adapter.safetensors"
     torch.manual_seed(0)
-    save_adapter(IPAdapter.for_unet(load_base("toy/anime").unet, embed_dim=128), path)
+    save_adapter(IPAdapter.for_unet(load_base("toy/anime").unet, features={"image_embeds": 128}), path)
     return ServeConfig(
         bases=["toy/anime", "toy/photo"],
         image_encoder="toy/image_encoder",

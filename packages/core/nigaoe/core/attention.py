@@ -7,13 +7,47 @@ Shapes: B rows, N queries, T text tokens, M image tokens, H heads, D head width,
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
+
+LoraTarget = Literal["q", "k", "v", "out"]
+
+
+class LowRank(NamedTuple):
+    """A low-rank addition to a linear layer: x -> up(down(x))."""
+
+    down: Tensor
+    """[r, in]."""
+    up: Tensor
+    """[out, r]."""
+
+
+class AttentionLora(NamedTuple):
+    """The LoRA that a FaceID adapter brings for every attention layer, for some rows of a batch."""
+
+    layers: tuple[dict[LoraTarget, LowRank], ...]
+    """Per attention layer of the UNet, self- and cross-attention alike."""
+    rows: Tensor | None = None
+    """int64 [n]; None: every row."""
+
+    @property
+    def key(self) -> int:
+        """The same for every LoRA made of the same weights."""
+        return next(id(pair.down) for layer in self.layers for pair in layer.values())
+
+    def add(self, y: Tensor, x: Tensor, layer: int, target: LoraTarget) -> Tensor:
+        """`y` plus this LoRA of `x`, in the rows that it is for."""
+        pair = self.layers[layer].get(target)
+        if pair is None:
+            return y
+        x = x if self.rows is None else x[self.rows]
+        delta = F.linear(F.linear(x, pair.down.to(x.dtype)), pair.up.to(x.dtype)).to(y.dtype)
+        return y + delta if self.rows is None else y.index_add(0, self.rows, delta)
 
 
 class ImagePrompt(NamedTuple):
@@ -28,6 +62,8 @@ class ImagePrompt(NamedTuple):
     """Per cross-attention layer, [B, M, C]."""
     mask: Tensor | None = None
     """bool [B, M]; False marks padding. None: every token counts."""
+    loras: tuple[AttentionLora, ...] = ()
+    """Weights that cannot be folded into keys and values, each for its own rows."""
 
     @property
     def num_tokens(self) -> int:
@@ -42,7 +78,10 @@ class ImagePrompt(NamedTuple):
     def rows(self, start: int, stop: int) -> "ImagePrompt":
         """Some rows of the batch."""
         mask = None if self.mask is None else self.mask[start:stop]
-        return ImagePrompt(tuple(k[start:stop] for k in self.keys), tuple(v[start:stop] for v in self.values), mask)
+        if any(lora.rows is not None for lora in self.loras):
+            raise ValueError("rows of a stacked prompt cannot be taken apart; take them before stacking")
+        keys, values = (tuple(x[start:stop] for x in side) for side in (self.keys, self.values))
+        return ImagePrompt(keys, values, mask, self.loras)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -75,9 +114,9 @@ class DecoupledAttnProcessor:
     The image prompt arrives as an argument of the UNet call: `cross_attention_kwargs={"image_prompt": prompt}`.
     """
 
-    def __init__(self, layer: int | None) -> None:
-        """`layer`: position among the cross-attention layers; None for self-attention."""
-        self.layer = layer
+    def __init__(self, index: int, layer: int | None) -> None:
+        """`index`: place among all attention layers. `layer`: among those of cross-attention; None for the others."""
+        self.index, self.layer = index, layer
 
     def __call__(
         self,
@@ -98,8 +137,18 @@ class DecoupledAttnProcessor:
         def split_heads(x: Tensor) -> Tensor:
             return x.view(batch, -1, attn.heads, x.shape[-1] // attn.heads).transpose(1, 2)
 
-        q = split_heads(attn.to_q(hidden_states))
-        text = split_heads(attn.to_k(context)), split_heads(attn.to_v(context))
+        loras = image_prompt.loras if image_prompt is not None else ()
+
+        def with_loras(y: Tensor, x: Tensor, target: LoraTarget) -> Tensor:
+            for lora in loras:
+                y = lora.add(y, x, self.index, target)
+            return y
+
+        q = split_heads(with_loras(attn.to_q(hidden_states), hidden_states, "q"))
+        text = (
+            split_heads(with_loras(attn.to_k(context), context, "k")),
+            split_heads(with_loras(attn.to_v(context), context, "v")),
+        )
         image = image_mask = None
         if image_prompt is not None and self.layer is not None:
             k, v = image_prompt.keys[self.layer], image_prompt.values[self.layer]
@@ -107,27 +156,25 @@ class DecoupledAttnProcessor:
             image_mask = None if image_prompt.mask is None else image_prompt.mask[:, None, None, :]
         out = decoupled_attention(q, text, image, attention_mask, image_mask)
         out = out.transpose(1, 2).flatten(2).to(q.dtype)
-        return attn.to_out[1](attn.to_out[0](out)) / attn.rescale_output_factor  # type: ignore[no-any-return]
+        out = with_loras(attn.to_out[0](out), out, "out")
+        return attn.to_out[1](out) / attn.rescale_output_factor  # type: ignore[no-any-return]
+
+
+def attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
+    """Every attention module, in registration order: down, up, mid. Published adapter files number them so."""
+    return [unet.get_submodule(name.removesuffix(".processor")) for name in unet.attn_processors]
 
 
 def cross_attention_layers(unet: UNet2DConditionModel) -> dict[int, Attention]:
-    """Cross-attention modules by their index among all attention processors, in registration order.
-
-    That order (down, up, mid; 1, 3, 5, ... for SD 1.x) is the numbering of every published adapter file.
-    """
-    layers = {}
-    for index, name in enumerate(unet.attn_processors):
-        module = unet.get_submodule(name.removesuffix(".processor"))
-        if module.is_cross_attention:
-            layers[index] = module
-    return layers
+    """Cross-attention modules by their published index: 1, 3, 5, ... for Stable Diffusion."""
+    return {index: attn for index, attn in enumerate(attention_layers(unet)) if attn.is_cross_attention}
 
 
 def attach(unet: UNet2DConditionModel) -> dict[str, object]:
     """Let a UNet take image prompts. Returns its former processors, for `detach`. Its state dict is untouched."""
     former = dict(unet.attn_processors)
     cross = {index: position for position, index in enumerate(cross_attention_layers(unet))}
-    unet.set_attn_processor({name: DecoupledAttnProcessor(cross.get(i)) for i, name in enumerate(former)})
+    unet.set_attn_processor({name: DecoupledAttnProcessor(i, cross.get(i)) for i, name in enumerate(former)})
     return former
 
 

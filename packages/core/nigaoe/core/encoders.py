@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -47,6 +48,15 @@ def as_pil(image: ImageLike) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
+class Impression(NamedTuple):
+    """What a CLIP vision tower says of pictures."""
+
+    image_embeds: Tensor
+    """Projected summaries, float32 [B, E], not normalised."""
+    hidden_states: Tensor
+    """Penultimate states of every patch, float32 [B, N, D]."""
+
+
 @dataclass(frozen=True, eq=False)
 class ImageEncoder:
     """CLIP vision tower with projection, frozen, and the preprocessing it was trained with."""
@@ -66,10 +76,28 @@ class ImageEncoder:
         pixels = self.processor(images=[as_pil(image) for image in images], return_tensors="pt")["pixel_values"]
         return torch.as_tensor(pixels, dtype=torch.float32)
 
-    @torch.no_grad()
+    @property
+    def hidden_dim(self) -> int:
+        """D of the hidden states."""
+        return int(self.model.config.hidden_size)
+
     def encode(self, images: Sequence[ImageLike]) -> Tensor:
         """Pictures to projected embeddings, float32 [B, E], not normalised."""
-        return self.model(self.preprocess(images).to(self.device)).image_embeds.float()  # type: ignore[no-any-return]
+        return self._look(self.preprocess(images)).image_embeds
+
+    def look(self, images: Sequence[ImageLike]) -> Impression:
+        """Pictures to all that adapters read of them."""
+        return self._look(self.preprocess(images))
+
+    def look_at_nothing(self) -> Impression:
+        """The mean-grey picture: zeros after normalisation, as adapters were trained to see when there is no image."""
+        side = int(str(self.model.config.image_size))
+        return self._look(torch.zeros(1, 3, side, side))
+
+    @torch.no_grad()
+    def _look(self, pixels: Tensor) -> Impression:
+        out = self.model(pixels.to(self.device), output_hidden_states=True)
+        return Impression(out.image_embeds.float(), out.hidden_states[-2].float())
 
     def fingerprint(self) -> str:
         """First 16 hex digits of the SHA-256 of its weights."""

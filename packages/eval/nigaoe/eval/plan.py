@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nigaoe.core.bases
-from nigaoe.core.adapters.files import read_adapter_state
+from nigaoe.core.adapters.files import read_adapter_file
 from nigaoe.core.errors import ConfigError
 from nigaoe.core.models import locate
 from nigaoe.eval.config import EvalConfig, ToyProtocolConfig
@@ -129,12 +129,12 @@ def _code_fingerprint() -> str:
 def _adapter_path(where: str) -> Path:
     path = Path(locate(where, "adapter")) if where.startswith("toy/") else Path(where)
     path = (path / "adapter.safetensors" if path.suffix not in (".safetensors", ".bin") else path).resolve()
-    read_adapter_state(path)
+    read_adapter_file(path).variant()
     return path
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    _, metadata = read_adapter_state(path)
+    metadata = read_adapter_file(path).metadata
     return {key: value for key, value in sorted(metadata.items()) if key != "format"}
 
 

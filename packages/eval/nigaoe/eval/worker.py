@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter
 from nigaoe.core.bases import Base, load_base
+from nigaoe.core.conditioning import guided_image_prompts, image_features, require_encoder
 from nigaoe.core.encoders import ImageEncoder, load_image_encoder
-from nigaoe.core.engine.engine import Engine, guided_image_prompts
+from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt
 from nigaoe.core.errors import AdapterError
 from nigaoe.core.pixels import centre_crop, to_tensor
@@ -125,18 +126,19 @@ class ShardWorker:
         if self._encoder is None:
             self._encoder = load_image_encoder(self.config.protocol.image_encoder, self.spec.device)
         adapter = self._adapter_of(cell.adapter, self._engine_of(cell).base)
-        return [*guided_image_prompts(adapter, self._encoder.encode(references), self.config.sampling.adapter_scale)]
+        features = image_features(adapter, self._encoder, references)
+        return [*guided_image_prompts(adapter, features, self.config.sampling.adapter_scale)]
 
     def _adapter_of(self, name: str, base: Base) -> IPAdapter:
         if name not in self._adapters:
             self._adapters[name] = load_adapter(self.spec.adapters[name]).to(base.device)
         adapter = self._adapters[name]
         adapter.require_fit(base.unet)
-        if self._encoder is not None and adapter.embed_dim != self._encoder.embed_dim:
-            raise AdapterError(
-                f"adapter {name!r} takes image embeddings of {adapter.embed_dim} numbers, image encoder "
-                f"{self._encoder.name!r} gives {self._encoder.embed_dim}; give the encoder that it was trained with"
-            )
+        if self._encoder is not None:
+            try:
+                require_encoder(adapter, self._encoder)
+            except AdapterError as error:
+                raise AdapterError(f"adapter {name!r} and its encoder: {error}") from None
         return adapter
 
     def _engine_of(self, cell: CellPlan) -> Engine:

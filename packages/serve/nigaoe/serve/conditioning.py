@@ -4,9 +4,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from torch import Tensor
-
-from nigaoe.core.engine.engine import guided_image_prompts
+from nigaoe.core.adapters.variants import Feature
+from nigaoe.core.conditioning import ImageFeatures, guided_image_prompts, image_features
 from nigaoe.core.engine.rows import GuidedImagePrompt
 from nigaoe.serve.models import Models
 from nigaoe.serve.orders import Reference
@@ -35,11 +34,11 @@ class Lru(Generic[ValueT]):
 
 
 class ImagePrompts:
-    """Keys and values per (picture, adapter, scale), embeddings per picture. For one thread."""
+    """Keys and values per (picture, adapter, scale), features per picture. For one thread."""
 
     def __init__(self, models: Models, capacity: int) -> None:
         self._models = models
-        self._embeddings: Lru[Tensor] = Lru(capacity)
+        self._features: Lru[ImageFeatures] = Lru(capacity)
         self._prompts: Lru[GuidedImagePrompt] = Lru(capacity)
 
     def of(self, reference: Reference, adapter: str, scale: float) -> GuidedImagePrompt:
@@ -50,5 +49,8 @@ class ImagePrompts:
     def _encode(self, reference: Reference, adapter: str, scale: float) -> GuidedImagePrompt:
         encoder = self._models.image_encoder
         assert encoder is not None
-        embedding = self._embeddings.get(reference.digest, lambda: encoder.encode([reference.pixels]))
-        return guided_image_prompts(self._models.adapters[adapter], embedding, scale)[0]
+        model = self._models.adapters[adapter]
+        # Adapters that read the same of a picture share it.
+        key: tuple[str, tuple[Feature, ...]] = (reference.digest, model.variant.inputs)
+        features = self._features.get(key, lambda: image_features(model, encoder, [reference.pixels]))
+        return guided_image_prompts(model, features, scale)[0]

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter
 from nigaoe.core.bases import Base, load_base
+from nigaoe.core.conditioning import require_encoder
 from nigaoe.core.encoders import ImageEncoder, load_image_encoder
 from nigaoe.core.errors import AdapterError, BaseModelError
 from nigaoe.core.models import locate
@@ -58,11 +59,10 @@ def require_loadable(config: ServeConfig) -> None:
 
 def _require_fit(name: str, adapter: IPAdapter, bases: Mapping[str, Base], encoder: ImageEncoder | None) -> None:
     assert encoder is not None
-    if adapter.embed_dim != encoder.embed_dim:
-        raise AdapterError(
-            f"adapter {name!r} takes embeddings of width {adapter.embed_dim}, image encoder {encoder.name!r} gives "
-            f"{encoder.embed_dim}; name the encoder that it was trained with"
-        )
+    try:
+        require_encoder(adapter, encoder)
+    except AdapterError as error:
+        raise AdapterError(f"adapter {name!r} and its encoder: {error}") from None
     for base in bases.values():
         try:
             adapter.require_fit(base.unet)

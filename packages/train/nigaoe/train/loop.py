@@ -13,7 +13,7 @@ import ray.train.torch
 import torch
 from torch import Tensor
 
-from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter, save_adapter
 from nigaoe.core.bases import Base, load_base
 from nigaoe.train import checkpoints
@@ -104,7 +104,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
 
 def _new_adapter(config: TrainConfig, base: Base, embed_dim: int) -> IPAdapter:
     if config.init_from is None:
-        return IPAdapter.for_unet(base.unet, embed_dim, config.num_tokens)
+        return IPAdapter.for_unet(base.unet, features={"image_embeds": embed_dim}, num_tokens=config.num_tokens)
     adapter = load_adapter(config.init_from).train()
     adapter.require_fit(base.unet)
     return adapter

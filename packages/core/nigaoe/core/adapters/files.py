@@ -1,85 +1,116 @@
-"""Adapter files: flat `.safetensors` in and out, the original `.bin` in."""
+"""Adapter files: the official `.safetensors` and `.bin` out, every published layout in."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nigaoe.core.adapters.base import IPAdapter
+from nigaoe.core.adapters.adapter import IPAdapter
+from nigaoe.core.adapters.layouts import Layout, flatten_adapter, nest_adapter
+from nigaoe.core.adapters.variants import Variant, detect_variant
 from nigaoe.core.errors import AdapterError
 
-_SECTIONS = ("image_proj", "ip_adapter")
-_REQUIRED = ("image_proj.proj.weight", "image_proj.proj.bias", "image_proj.norm.weight", "image_proj.norm.bias")
+VARIANT_KEY = "nigaoe.variant"
+"""Metadata of a `.safetensors` file that tells variants apart whose keys are the same."""
+
+
+@dataclass(frozen=True)
+class StoredAdapter:
+    """A file's contents in the flat layout."""
+
+    path: Path
+    state: dict[str, Tensor]
+    metadata: dict[str, str]
+    layout: Layout
+
+    @property
+    def where(self) -> str:
+        """How messages name it."""
+        return f"adapter file {str(self.path)!r}"
+
+    def variant(self, told: str | None = None) -> Variant:
+        """Its variant, by content; where that leaves two, by its metadata or by what is `told`.
+
+        Raises:
+            AdapterError: No variant, or a doubt that nobody settled.
+        """
+        return detect_variant(self.state, told or self.metadata.get(VARIANT_KEY), self.where)
 
 
 def save_adapter(
     adapter: IPAdapter, path: Path, metadata: dict[str, str] | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Write the published flat layout, whole or not at all."""
+    """Write the published layout, flat for `.safetensors` and nested for `.bin`, whole or not at all."""
     state = {k: v.detach().to("cpu", dtype or v.dtype).contiguous() for k, v in adapter.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    save_file(state, part, metadata={"format": "pt", **(metadata or {})})
+    if path.suffix == ".bin":
+        torch.save(nest_adapter(state), part)
+    else:
+        save_file(state, part, metadata={"format": "pt", VARIANT_KEY: adapter.variant.name, **(metadata or {})})
     # safetensors keeps files to their owner; an adapter is made to be shared.
     part.chmod(0o644)
     part.replace(path)
 
 
-def read_adapter_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Flat state dict and metadata of a `.safetensors` or `.bin` file.
+def read_adapter_file(path: Path) -> StoredAdapter:
+    """Read any published layout; a pickle only as weights.
 
     Raises:
-        AdapterError: Missing, unreadable, or not an adapter.
+        AdapterError: Missing, unreadable, or without the weights of an adapter.
     """
     if not path.is_file():
         raise AdapterError(f"adapter file {str(path)!r} does not exist; give a .safetensors or .bin file")
     metadata: dict[str, str] = {}
+    raw: Any
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+                raw = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
                 metadata = dict(file.metadata() or {})
         else:
-            nested = torch.load(path, map_location="cpu", weights_only=True)
-            state = {f"{s}.{k}": v for s in _SECTIONS for k, v in nested[s].items()}
-    except (
-        SafetensorError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        OSError,
-        UnpicklingError,
-    ) as error:
-        reason = str(error).splitlines()[0]
+            raw = torch.load(path, map_location="cpu", weights_only=True)
+        state, layout = flatten_adapter(raw)
+    except UnpicklingError:
+        raise AdapterError(
+            f"adapter file {str(path)!r} holds more than weights, so it may run code and was not opened; "
+            "convert it to .safetensors where it came from"
+        ) from None
+    except (SafetensorError, RuntimeError, TypeError, AttributeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AdapterError(
             f"adapter file {str(path)!r} cannot be read ({reason}); give a .safetensors or .bin adapter"
         ) from None
-    missing = [key for key in _REQUIRED if key not in state]
-    if missing or not any(key.endswith("to_k_ip.weight") for key in state):
-        lacking = missing[0] if missing else "ip_adapter.*.to_k_ip.weight"
-        raise AdapterError(f"adapter file {str(path)!r} is not a base IP-Adapter: it has no {lacking!r}")
-    return state, metadata
+    stored = StoredAdapter(path, state, metadata, layout)
+    if not any(key.endswith(".to_k_ip.weight") for key in state):
+        raise AdapterError(f"{stored.where} is not an IP-Adapter: it has no 'ip_adapter.*.to_k_ip.weight'")
+    return stored
 
 
-def load_adapter(path: Path) -> IPAdapter:
-    """Read a base adapter as float32, in evaluation mode.
+def load_adapter(path: Path, variant: str | None = None) -> IPAdapter:
+    """Read an adapter of any variant as float32, in evaluation mode. `variant` settles what keys cannot tell.
 
     Raises:
-        AdapterError: As `read_adapter_state`, or a key is left over.
+        AdapterError: As `read_adapter_file` and `StoredAdapter.variant`; a key is missing or left over; a weight is not
+            a finite number.
     """
-    state, _ = read_adapter_state(path)
-    context_width = state["image_proj.norm.weight"].shape[0]
-    out_features, embed_dim = state["image_proj.proj.weight"].shape
-    sizes = {int(k.split(".")[1]): v.shape[0] for k, v in state.items() if k.endswith(".to_k_ip.weight")}
-    adapter = IPAdapter(embed_dim, context_width, dict(sorted(sizes.items())), out_features // context_width)
+    stored = read_adapter_file(path)
+    kind = stored.variant(variant)
     try:
-        adapter.load_state_dict(state)
+        adapter = IPAdapter.of_state(stored.state, kind)
+    except KeyError as error:
+        raise AdapterError(f"{stored.where} is no whole adapter of variant {kind.name!r}: it lacks {error}") from None
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise AdapterError(f"adapter file {str(path)!r} does not fit its own variant ({reason})") from None
+        raise AdapterError(f"{stored.where} does not fit variant {kind.name!r} ({reason})") from None
+    for key, value in stored.state.items():
+        if not torch.isfinite(value).all():
+            raise AdapterError(
+                f"{stored.where} has a weight in {key!r} that is not a number; train or download it again"
+            )
     return adapter.float().eval()

@@ -11,20 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nigaoe.core.adapters.base import IPAdapter
 from nigaoe.core.attention import ImagePrompt
 from nigaoe.core.bases import Base
-from nigaoe.core.engine.rows import Generation, GuidedImagePrompt, Row, initial_noise, stack_image_prompts
+from nigaoe.core.engine.rows import Generation, Row, initial_noise, stack_image_prompts
 from nigaoe.core.errors import RequestError
 from nigaoe.core.samplers.ddim import ddim_step
-
-
-@torch.no_grad()
-def guided_image_prompts(adapter: IPAdapter, image_embeds: Tensor, scale: float = 1.0) -> list[GuidedImagePrompt]:
-    """Image embeddings [B, E] to one guided prompt each. The unconditional image is the zero embedding."""
-    conditional = adapter(image_embeds).scaled(scale)
-    unconditional = adapter(torch.zeros_like(image_embeds[:1])).scaled(scale)
-    return [GuidedImagePrompt(conditional.rows(i, i + 1), unconditional) for i in range(len(image_embeds))]
 
 
 @dataclass(frozen=True)

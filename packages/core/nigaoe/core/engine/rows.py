@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nigaoe.core.attention import ImagePrompt
+from nigaoe.core.attention import AttentionLora, ImagePrompt
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,26 @@ def stack_image_prompts(prompts: list[ImagePrompt | None]) -> ImagePrompt | None
     layers = range(len(present[0].keys))
     keys = tuple(torch.cat([padded(p and p.keys[i], present[0].keys[i]) for p in prompts]) for i in layers)
     values = tuple(torch.cat([padded(p and p.values[i], present[0].values[i]) for p in prompts]) for i in layers)
+    loras = _stack_loras(prompts)
     if not needs_mask:
-        return ImagePrompt(keys, values)
+        return ImagePrompt(keys, values, loras=loras)
     mask = torch.ones(len(prompts), longest, dtype=torch.bool, device=keys[0].device)
     for i, p in enumerate(prompts):
         if p is not None:
             mask[i, : p.num_tokens] = True if p.mask is None else p.mask[0]
             mask[i, p.num_tokens :] = False
-    return ImagePrompt(keys, values, mask)
+    return ImagePrompt(keys, values, mask, loras)
+
+
+def _stack_loras(prompts: list[ImagePrompt | None]) -> tuple[AttentionLora, ...]:
+    """One LoRA per set of weights, for the rows that brought it; the others do not pass through it at all."""
+    owners: dict[int, tuple[AttentionLora, list[int]]] = {}
+    for i, prompt in enumerate(prompts):
+        for lora in prompt.loras if prompt is not None else ():
+            owners.setdefault(lora.key, (lora, []))[1].append(i)
+
+    def stacked(lora: AttentionLora, rows: list[int]) -> AttentionLora:
+        some = next(pair.down for layer in lora.layers for pair in layer.values())
+        return lora._replace(rows=None if len(rows) == len(prompts) else torch.tensor(rows, device=some.device))
+
+    return tuple(stacked(lora, rows) for lora, rows in owners.values())

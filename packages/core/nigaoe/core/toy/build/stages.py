@@ -48,8 +48,8 @@ class Recipe:
     scorer: ClipRecipe = ClipRecipe(seed=1, steps=900, label_weight=0.0, identity_weight=1.0)
     judge_steps: int = 1500
     unets: tuple[UNetStage, ...] = (
-        UNetStage("photo", "photo", None, 12_000, 1.5e-3, late=3.0),
-        UNetStage("anime", "anime", "photo", 2_500, 1.0e-3, late=3.0),
+        UNetStage("photo", "photo", None, 10_000, 1.5e-3, late=3.0),
+        UNetStage("anime", "anime", "photo", 2_400, 1.0e-3, late=3.0),
     )
 
 

@@ -1,0 +1,225 @@
+"""An IP-Adapter of any variant: its projection of an image to tokens, and keys and values for every cross-attention.
+
+Module names are the published checkpoint keys, so a file is `state_dict()` and nothing else:
+`image_proj.proj.weight`, `ip_adapter.1.to_k_ip.weight`, `ip_adapter.0.to_q_lora.down.weight`, ...
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import get_args
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from nigaoe.core.adapters.resampler import DIM_HEAD
+from nigaoe.core.adapters.variants import IDENTITY_DIM, Feature, Variant, Widths, variant_named, widths_of
+from nigaoe.core.attention import (
+    AttentionLora,
+    ImagePrompt,
+    LoraTarget,
+    LowRank,
+    attention_layers,
+    cross_attention_layers,
+)
+from nigaoe.core.errors import AdapterError
+
+LORA_RANK = 128
+"""Of the published FaceID adapters."""
+
+_TARGETS: tuple[LoraTarget, ...] = get_args(LoraTarget)
+
+
+@dataclass(frozen=True)
+class LayerWidths:
+    """Weights that an adapter has for one attention layer."""
+
+    key_value: tuple[int, int] | None = None
+    """(in, out) of `to_k_ip` and `to_v_ip`; None where the layer is self-attention."""
+    lora: dict[LoraTarget, tuple[int, int, int]] = field(default_factory=dict)
+    """(in, rank, out) by the projection that it adds to."""
+
+
+class Lora(nn.Module):
+    """A low-rank addition to one linear layer; it starts as nothing, as published."""
+
+    def __init__(self, in_features: int, rank: int, out_features: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(in_features, rank, bias=False)
+        self.up = nn.Linear(rank, out_features, bias=False)
+        nn.init.normal_(self.down.weight, std=1 / rank)
+        nn.init.zeros_(self.up.weight)
+
+
+class AdapterLayer(nn.Module):
+    """What an adapter adds to one attention layer: `to_k_ip`, `to_v_ip`, and for FaceID `to_q_lora` and so on."""
+
+    def __init__(self, widths: LayerWidths) -> None:
+        super().__init__()
+        self.loras: dict[LoraTarget, Lora] = {}
+        for target, (inside, rank, outside) in widths.lora.items():
+            self.loras[target] = Lora(inside, rank, outside)
+            self.add_module(f"to_{target}_lora", self.loras[target])
+        if widths.key_value is not None:
+            self.to_k_ip = nn.Linear(*widths.key_value, bias=False)
+            self.to_v_ip = nn.Linear(*widths.key_value, bias=False)
+
+    @property
+    def is_cross(self) -> bool:
+        """Whether the layer attends to image tokens."""
+        return hasattr(self, "to_k_ip")
+
+
+class IPAdapter(nn.Module):
+    """All trainable weights of an adapter and none of the UNet's."""
+
+    def __init__(self, variant: Variant, widths: Widths, layers: Mapping[int, LayerWidths]) -> None:
+        """`layers`: by published index, in ascending order; layers without weights may be left out."""
+        super().__init__()
+        self.variant, self.widths = variant, widths
+        self.image_proj = variant.project(widths)
+        self.ip_adapter = nn.ModuleDict({str(index): AdapterLayer(layer) for index, layer in layers.items()})
+
+    @classmethod
+    def for_unet(
+        cls,
+        unet: UNet2DConditionModel,
+        variant: str = "base",
+        *,
+        features: Mapping[Feature, int],
+        num_tokens: int | None = None,
+        lora_rank: int = LORA_RANK,
+    ) -> "IPAdapter":
+        """An untrained adapter of a UNet, initialised as published: keys and values start as copies of the text ones.
+
+        Args:
+            unet: Widths are read off its modules.
+            variant: A name of `VARIANTS` or of a published file.
+            features: Width of each feature that the variant reads; identities are 512 wide if not given.
+            num_tokens: Image tokens per picture; as published if not given.
+            lora_rank: Of the variants that have a LoRA.
+
+        Raises:
+            AdapterError: No such variant, or a width that it needs is missing.
+        """
+        kind = variant_named(variant)
+        known: dict[Feature, int] = {"identity": IDENTITY_DIM, **features}
+        for name in kind.inputs:
+            if name not in known:
+                raise AdapterError(f"variant {variant!r} reads {name}, whose width was not given; add it to `features`")
+        cross, every = cross_attention_layers(unet), attention_layers(unet)
+        width = _context_width(cross)
+        # Published: as wide as the text with 12 heads for SD 1.x and 2.x; 1280 with 20 for SDXL (text of 2048).
+        dim, most_heads = (1280, 20) if width > 1024 else (width, 12)
+        widths = Widths(
+            cross_attention_dim=width,
+            features={name: known[name] for name in kind.inputs},
+            num_tokens=kind.num_tokens if num_tokens is None else num_tokens,
+            resampler_dim=dim,
+            resampler_heads=max(1, min(most_heads, dim // DIM_HEAD)),
+        )
+        rank = lora_rank if kind.has_lora else 0
+        layers = {i: _layer_widths(attn, rank) for i, attn in enumerate(every) if rank or i in cross}
+        adapter = cls(kind, widths, layers)
+        with torch.no_grad():
+            for index, attn in cross.items():
+                layer = adapter.layer(index)
+                layer.to_k_ip.weight.copy_(attn.to_k.weight)
+                layer.to_v_ip.weight.copy_(attn.to_v.weight)
+        return adapter
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Tensor], variant: Variant) -> "IPAdapter":
+        """An adapter of the shapes of a flat state dict, with those weights.
+
+        Raises:
+            KeyError: A key that every file of the variant has is missing.
+            RuntimeError: A key is missing, left over or of another shape.
+        """
+        indices = sorted({int(key.split(".")[1]) for key in state if key.startswith("ip_adapter.")})
+        adapter = cls(variant, widths_of(variant, state), {i: _stored_widths(state, i) for i in indices})
+        adapter.load_state_dict(dict(state))
+        return adapter
+
+    def layer(self, index: int) -> AdapterLayer:
+        """Weights for the attention layer of a published index."""
+        return self.ip_adapter[str(index)]  # type: ignore[return-value]
+
+    @property
+    def num_tokens(self) -> int:
+        """Image tokens per picture; 0: as many as the image has patches."""
+        return self.widths.num_tokens
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the first feature that it reads."""
+        return self.widths.features[self.variant.inputs[0]]
+
+    @property
+    def cross_attention_dim(self) -> int:
+        """Width C of its image tokens."""
+        return self.widths.cross_attention_dim
+
+    def forward(self, *features: Tensor) -> ImagePrompt:
+        """Encode images, given what `variant.inputs` names, in that order."""
+        tokens = self.image_proj(*features)
+        layers: list[AdapterLayer] = list(self.ip_adapter.values())  # type: ignore[arg-type]
+        cross = [layer for layer in layers if layer.is_cross]
+        return ImagePrompt(
+            keys=tuple(layer.to_k_ip(tokens) for layer in cross),
+            values=tuple(layer.to_v_ip(tokens) for layer in cross),
+            loras=(self._lora(),) if self.variant.has_lora else (),
+        )
+
+    def _lora(self) -> AttentionLora:
+        layers: dict[str, AdapterLayer] = dict(self.ip_adapter.items())  # type: ignore[arg-type]
+        pairs = {
+            int(index): {target: LowRank(lora.down.weight, lora.up.weight) for target, lora in layer.loras.items()}
+            for index, layer in layers.items()
+        }
+        return AttentionLora(tuple(pairs.get(index, {}) for index in range(max(pairs) + 1)))
+
+    def require_fit(self, unet: UNet2DConditionModel) -> None:
+        """Refuse a UNet whose cross-attention layers are not the ones this adapter was made for.
+
+        Raises:
+            AdapterError: Another number of layers or another width.
+        """
+        layers = cross_attention_layers(unet)
+        theirs = {str(i): (a.to_k.in_features, a.to_k.out_features) for i, a in layers.items()}
+        ours = {
+            i: (layer.to_k_ip.in_features, layer.to_k_ip.out_features)  # type: ignore[union-attr]
+            for i, layer in self.ip_adapter.items()
+            if layer.is_cross
+        }
+        if ours != theirs:
+            raise AdapterError(
+                f"the adapter has {len(ours)} layers for a text width of {self.cross_attention_dim}, the base has "
+                f"{len(theirs)} for {_context_width(layers)}; use an adapter trained on a base of this architecture"
+            )
+
+
+def _context_width(layers: Mapping[int, Attention]) -> int:
+    return int(next(iter(layers.values())).to_k.in_features)
+
+
+def _layer_widths(attn: Attention, rank: int) -> LayerWidths:
+    q, k, out = attn.to_q, attn.to_k, attn.to_out[0]
+    pairs: dict[LoraTarget, nn.Linear] = {"q": q, "k": k, "v": attn.to_v, "out": out}  # type: ignore[dict-item]
+    return LayerWidths(
+        key_value=(k.in_features, k.out_features) if attn.is_cross_attention else None,
+        lora={t: (linear.in_features, rank, linear.out_features) for t, linear in pairs.items()} if rank else {},
+    )
+
+
+def _stored_widths(state: Mapping[str, Tensor], index: int) -> LayerWidths:
+    prefix = f"ip_adapter.{index}"
+    key = state.get(f"{prefix}.to_k_ip.weight")
+    lora: dict[LoraTarget, tuple[int, int, int]] = {}
+    for target in _TARGETS:
+        down = state.get(f"{prefix}.to_{target}_lora.down.weight")
+        if down is not None:
+            up = state[f"{prefix}.to_{target}_lora.up.weight"]
+            lora[target] = (down.shape[1], down.shape[0], up.shape[0])
+    return LayerWidths(key_value=None if key is None else (key.shape[1], key.shape[0]), lora=lora)

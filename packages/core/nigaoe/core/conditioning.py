@@ -1,0 +1,98 @@
+"""From pictures to image prompts: what an adapter reads, its unconditional twin, keys and values with the scale inside.
+
+What "no image" means differs from variant to variant, as each was trained with its own: the zero embedding (base); the
+mean-grey picture, zero *after* CLIP's normalisation and not black (Plus, Full-Face); the zero identity (FaceID).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nigaoe.core.adapters.adapter import IPAdapter
+from nigaoe.core.adapters.variants import Feature
+from nigaoe.core.encoders import ImageEncoder, ImageLike
+from nigaoe.core.engine.rows import GuidedImagePrompt
+from nigaoe.core.errors import AdapterError
+
+_ENCODERS = {
+    (1024, 1280): "OpenCLIP ViT-H/14, in h94/IP-Adapter as models/image_encoder",
+    (1280, 1664): "OpenCLIP ViT-bigG/14, in h94/IP-Adapter as sdxl_models/image_encoder",
+    (768, 1024): "CLIP ViT-L/14",
+}
+"""Image encoders of published adapters by the widths of (embedding, hidden states)."""
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What an adapter reads of some pictures, and what it reads of none."""
+
+    conditional: tuple[Tensor, ...]
+    """In the order of `variant.inputs`, [B, ...]."""
+    unconditional: tuple[Tensor, ...]
+    """The same of no picture, [1, ...]."""
+
+    def __len__(self) -> int:
+        return len(self.conditional[0])
+
+
+def require_encoder(adapter: IPAdapter, encoder: ImageEncoder) -> None:
+    """Refuse an image encoder whose features are not as wide as those that the adapter was trained on.
+
+    Raises:
+        AdapterError: Another width; names the encoder that the width belongs to, where one is known.
+    """
+    given: dict[Feature, int] = {"image_embeds": encoder.embed_dim, "hidden_states": encoder.hidden_dim}
+    for feature, width in adapter.widths.features.items():
+        if feature in given and given[feature] != width:
+            place = 0 if feature == "image_embeds" else 1
+            known = next((name for widths, name in _ENCODERS.items() if widths[place] == width), None)
+            cure = f"use {known}" if known else "use the encoder that it was trained with"
+            raise AdapterError(
+                f"the adapter reads {feature} of width {width}, image encoder {encoder.name!r} gives {given[feature]}; "
+                f"{cure}"
+            )
+
+
+def image_features(
+    adapter: IPAdapter, encoder: ImageEncoder, images: Sequence[ImageLike], identity: Tensor | None = None
+) -> ImageFeatures:
+    """Encode pictures as the variant reads them; `identity` [B, I] or [B, F, I] where it reads one.
+
+    Raises:
+        AdapterError: No pictures, an encoder of another width, or an identity missing.
+    """
+    if not images:
+        raise AdapterError("an image prompt needs at least one picture and got none")
+    require_encoder(adapter, encoder)
+    inputs = adapter.variant.inputs
+    conditional: dict[Feature, Tensor] = {}
+    unconditional: dict[Feature, Tensor] = {}
+    if "identity" in inputs:
+        if identity is None:
+            raise AdapterError(
+                f"variant {adapter.variant.name!r} reads a face recogniser's identity, which no CLIP encoder gives; "
+                "pass `identity`"
+            )
+        conditional["identity"], unconditional["identity"] = identity, torch.zeros_like(identity[:1])
+    if set(inputs) - {"identity"}:
+        seen = encoder.look(images)
+        conditional |= {"image_embeds": seen.image_embeds, "hidden_states": seen.hidden_states}
+        unconditional["image_embeds"] = torch.zeros_like(seen.image_embeds[:1])
+    if "hidden_states" in inputs:
+        unconditional["hidden_states"] = encoder.look_at_nothing().hidden_states
+    return ImageFeatures(tuple(conditional[name] for name in inputs), tuple(unconditional[name] for name in inputs))
+
+
+@torch.no_grad()
+def guided_image_prompts(adapter: IPAdapter, features: ImageFeatures, scale: float = 1.0) -> list[GuidedImagePrompt]:
+    """One guided prompt per picture, scale folded in."""
+    conditional = adapter(*features.conditional).scaled(scale)
+    unconditional = adapter(*features.unconditional).scaled(scale)
+    return [GuidedImagePrompt(conditional.rows(i, i + 1), unconditional) for i in range(len(features))]
+
+
+def embedding_features(image_embeds: Tensor) -> ImageFeatures:
+    """Features of a base adapter from stored image embeddings [B, E]."""
+    return ImageFeatures((image_embeds,), (torch.zeros_like(image_embeds[:1]),))
