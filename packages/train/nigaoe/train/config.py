@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from nigaoe.core.config import Config
+from nigaoe.core.samplers.timestep_bias import BiasStrategy
 
 
 class DataConfig(Config):
@@ -54,6 +55,16 @@ class DropConfig(Config):
         return self
 
 
+class TimestepBiasConfig(Config):
+    """Draw some timesteps more often than others, in the words of diffusers' SDXL trainer."""
+
+    strategy: BiasStrategy = "none"
+    multiplier: float = Field(1.0, gt=0)
+    """How many times as often each of the biased timesteps is drawn as each of the rest."""
+    portion: float = Field(0.25, gt=0, le=1)
+    """Share of all timesteps that is biased: the noisiest (`later`) or the least noisy (`earlier`)."""
+
+
 class ClusterConfig(Config):
     """What the job asks Ray for."""
 
@@ -96,6 +107,7 @@ class TrainConfig(Config):
     """Of the frozen base's products; the adapter and its optimizer stay float32."""
     optimizer: OptimizerConfig = OptimizerConfig()
     drop: DropConfig = DropConfig()
+    timestep_bias: TimestepBiasConfig = TimestepBiasConfig()
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Publish an exponential average of the weights instead of the last ones."""
     checkpoint_every: int = Field(500, ge=1)

@@ -16,6 +16,8 @@ from torch import Tensor
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter, save_adapter
 from nigaoe.core.bases import Base, load_base
+from nigaoe.core.errors import AdapterError
+from nigaoe.core.samplers.timestep_bias import draw_timesteps, timestep_weights
 from nigaoe.train import checkpoints
 from nigaoe.train.config import OptimizerConfig, TrainConfig
 from nigaoe.train.objective import AdapterObjective
@@ -106,6 +108,10 @@ def _new_adapter(config: TrainConfig, base: Base, embed_dim: int) -> IPAdapter:
     if config.init_from is None:
         return IPAdapter.for_unet(base.unet, features={"image_embeds": embed_dim}, num_tokens=config.num_tokens)
     adapter = load_adapter(config.init_from).train()
+    if adapter.variant.name != "base":
+        raise AdapterError(
+            f"init_from {str(config.init_from)!r} is of variant {adapter.variant.name!r}; training knows 'base' so far"
+        )
     adapter.require_fit(base.unet)
     return adapter
 
@@ -114,12 +120,13 @@ def _batches(
     config: TrainConfig, dataset: PreparedDataset, start: int, rank: int, world_size: int, train_timesteps: int
 ) -> Iterator[tuple[int, Batch, tuple[Tensor, Tensor, Tensor]]]:
     """(step, batch, (timesteps, noise, uniform)) from `start` on; all of it a function of seed, step and rank."""
-    size, rows = config.batch_size, dataset.manifest.rows
+    size, rows, bias = config.batch_size, dataset.manifest.rows, config.timestep_bias
+    weights = timestep_weights(train_timesteps, bias.strategy, bias.multiplier, bias.portion)
     for step in range(start, config.steps):
         generator = step_generator(config.seed, step, rank)
         index = rows_at(step, rank, world_size, size, rows, config.seed)
         batch = dataset.batch(index, config.data.reference, generator)
-        timesteps = torch.randint(train_timesteps, (size,), generator=generator)
+        timesteps = draw_timesteps(weights, size, generator)
         noise = torch.randn(batch.latents.shape, generator=generator)
         yield step, batch, (timesteps, noise, torch.rand(size, generator=generator))
 
