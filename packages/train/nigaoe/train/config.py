@@ -6,7 +6,6 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from nigaoe.core.config import Config
-from nigaoe.core.samplers.timestep_bias import BiasStrategy
 
 
 class DataConfig(Config):
@@ -58,7 +57,7 @@ class DropConfig(Config):
 class TimestepBiasConfig(Config):
     """Draw some timesteps more often than others, in the words of diffusers' SDXL trainer."""
 
-    strategy: BiasStrategy = "none"
+    strategy: Literal["none", "earlier", "later"] = "none"
     multiplier: float = Field(1.0, gt=0)
     """How many times as often each of the biased timesteps is drawn as each of the rest."""
     portion: float = Field(0.25, gt=0, le=1)
