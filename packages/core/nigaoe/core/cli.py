@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nigaoe.core.adapters.commands import adapter_app
 from nigaoe.core.errors import NigaoeError
 from nigaoe.core.reports import read_report
 
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 report_app = typer.Typer(help="Read evaluation reports.", no_args_is_help=True)
 toy_app = typer.Typer(help="The embedded toy world.", no_args_is_help=True)
+app.add_typer(adapter_app, name="adapter")
 app.add_typer(report_app, name="report")
 app.add_typer(toy_app, name="toy")
 

@@ -11,17 +11,11 @@ import torch
 from torch import Tensor
 
 from nigaoe.core.adapters.adapter import IPAdapter
+from nigaoe.core.adapters.inspection import ENCODERS
 from nigaoe.core.adapters.variants import Feature
 from nigaoe.core.encoders import ImageEncoder, ImageLike
 from nigaoe.core.engine.rows import GuidedImagePrompt
 from nigaoe.core.errors import AdapterError
-
-_ENCODERS = {
-    (1024, 1280): "OpenCLIP ViT-H/14, in h94/IP-Adapter as models/image_encoder",
-    (1280, 1664): "OpenCLIP ViT-bigG/14, in h94/IP-Adapter as sdxl_models/image_encoder",
-    (768, 1024): "CLIP ViT-L/14",
-}
-"""Image encoders of published adapters by the widths of (embedding, hidden states)."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +40,7 @@ def require_encoder(adapter: IPAdapter, encoder: ImageEncoder) -> None:
     given: dict[Feature, int] = {"image_embeds": encoder.embed_dim, "hidden_states": encoder.hidden_dim}
     for feature, width in adapter.widths.features.items():
         if feature in given and given[feature] != width:
-            place = 0 if feature == "image_embeds" else 1
-            known = next((name for widths, name in _ENCODERS.items() if widths[place] == width), None)
+            known = ENCODERS.get((feature, width))
             cure = f"use {known}" if known else "use the encoder that it was trained with"
             raise AdapterError(
                 f"the adapter reads {feature} of width {width}, image encoder {encoder.name!r} gives {given[feature]}; "

@@ -142,6 +142,31 @@ class IPAdapter(nn.Module):
         adapter.load_state_dict(dict(state))
         return adapter
 
+    @classmethod
+    def of_stored(cls, state: Mapping[str, Tensor], variant: Variant, where: str) -> "IPAdapter":
+        """`of_state` for contents that somebody else wrote.
+
+        Raises:
+            AdapterError: A key is missing, left over or of another shape, or a weight is not a finite number.
+        """
+        try:
+            adapter = cls.of_state(state, variant)
+        except KeyError as error:
+            raise AdapterError(f"{where} is no whole adapter of variant {variant.name!r}: it lacks {error}") from None
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise AdapterError(f"{where} does not fit variant {variant.name!r} ({reason})") from None
+        for key, value in state.items():
+            if not torch.isfinite(value).all():
+                raise AdapterError(f"{where} has a weight in {key!r} that is not a number; train or download it again")
+        return adapter
+
+    @property
+    def cross_layers(self) -> dict[int, AdapterLayer]:
+        """What it adds to cross-attention, by published index."""
+        layers: dict[str, AdapterLayer] = dict(self.ip_adapter.items())  # type: ignore[arg-type]
+        return {int(index): layer for index, layer in layers.items() if layer.is_cross}
+
     def layer(self, index: int) -> AdapterLayer:
         """Weights for the attention layer of a published index."""
         return self.ip_adapter[str(index)]  # type: ignore[return-value]
@@ -164,8 +189,7 @@ class IPAdapter(nn.Module):
     def forward(self, *features: Tensor) -> ImagePrompt:
         """Encode images, given what `variant.inputs` names, in that order."""
         tokens = self.image_proj(*features)
-        layers: list[AdapterLayer] = list(self.ip_adapter.values())  # type: ignore[arg-type]
-        cross = [layer for layer in layers if layer.is_cross]
+        cross = self.cross_layers.values()
         return ImagePrompt(
             keys=tuple(layer.to_k_ip(tokens) for layer in cross),
             values=tuple(layer.to_v_ip(tokens) for layer in cross),
@@ -187,12 +211,8 @@ class IPAdapter(nn.Module):
             AdapterError: Another number of layers or another width.
         """
         layers = cross_attention_layers(unet)
-        theirs = {str(i): (a.to_k.in_features, a.to_k.out_features) for i, a in layers.items()}
-        ours = {
-            i: (layer.to_k_ip.in_features, layer.to_k_ip.out_features)  # type: ignore[union-attr]
-            for i, layer in self.ip_adapter.items()
-            if layer.is_cross
-        }
+        theirs = {i: (a.to_k.in_features, a.to_k.out_features) for i, a in layers.items()}
+        ours = {i: (x.to_k_ip.in_features, x.to_k_ip.out_features) for i, x in self.cross_layers.items()}
         if ours != theirs:
             raise AdapterError(
                 f"the adapter has {len(ours)} layers for a text width of {self.cross_attention_dim}, the base has "

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.layouts import Layout, flatten_adapter, nest_adapter
-from nigaoe.core.adapters.variants import Variant, detect_variant
+from nigaoe.core.adapters.variants import Variant, detect_variant, matching_variants
 from nigaoe.core.errors import AdapterError
 
 VARIANT_KEY = "nigaoe.variant"
@@ -40,6 +40,10 @@ class StoredAdapter:
             AdapterError: No variant, or a doubt that nobody settled.
         """
         return detect_variant(self.state, told or self.metadata.get(VARIANT_KEY), self.where)
+
+    def candidates(self) -> tuple[Variant, ...]:
+        """Every variant that its keys could be."""
+        return tuple(matching_variants(self.state))
 
 
 def save_adapter(
@@ -100,17 +104,4 @@ def load_adapter(path: Path, variant: str | None = None) -> IPAdapter:
             a finite number.
     """
     stored = read_adapter_file(path)
-    kind = stored.variant(variant)
-    try:
-        adapter = IPAdapter.of_state(stored.state, kind)
-    except KeyError as error:
-        raise AdapterError(f"{stored.where} is no whole adapter of variant {kind.name!r}: it lacks {error}") from None
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise AdapterError(f"{stored.where} does not fit variant {kind.name!r} ({reason})") from None
-    for key, value in stored.state.items():
-        if not torch.isfinite(value).all():
-            raise AdapterError(
-                f"{stored.where} has a weight in {key!r} that is not a number; train or download it again"
-            )
-    return adapter.float().eval()
+    return IPAdapter.of_stored(stored.state, stored.variant(variant), stored.where).float().eval()

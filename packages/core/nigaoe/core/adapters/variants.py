@@ -126,7 +126,7 @@ def detect_variant(state: Mapping[str, Tensor], told: str | None, where: str) ->
     Raises:
         AdapterError: No variant has such keys, several do and nobody told which, or another was told.
     """
-    candidates = _candidates(state)
+    candidates = matching_variants(state)
     if not candidates:
         keys = sorted(key for key in state if key.startswith("image_proj."))[:3]
         raise AdapterError(
@@ -146,7 +146,8 @@ def detect_variant(state: Mapping[str, Tensor], told: str | None, where: str) ->
     return candidates[0]
 
 
-def _candidates(state: Mapping[str, Tensor]) -> list[Variant]:
+def matching_variants(state: Mapping[str, Tensor]) -> list[Variant]:
+    """Variants whose files have these keys; none, one, or two that only somebody who knows can tell apart."""
     marked = next((v.marker for v in VARIANTS.values() if f"image_proj.{v.marker}" in state), None)
     found = [variant for variant in VARIANTS.values() if variant.marker == marked]
     if marked == "proj.0.weight":
