@@ -13,9 +13,10 @@ from torch import Tensor
 
 from nigaoe.core.attention import ImagePrompt
 from nigaoe.core.bases import Base
-from nigaoe.core.engine.rows import Generation, Row, initial_noise, stack_image_prompts
+from nigaoe.core.engine.rows import Generation, Row, stack_image_prompts
 from nigaoe.core.errors import RequestError
-from nigaoe.core.samplers.ddim import ddim_step
+from nigaoe.core.samplers.plan import SamplingPlan, affine_step
+from nigaoe.core.samplers.registry import SAMPLERS
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Engine:
         self._next_id = 0
         self._batch: _Batch | None = None
         self._text_cache: dict[str, Tensor] = {}
+        # At most one per sampler and number of steps, some kilobytes each.
+        self._plans: dict[tuple[str, int], SamplingPlan] = {}
 
     def submit(self, generation: Generation) -> int:
         """Let a picture join; returns its ticket.
@@ -52,12 +55,16 @@ class Engine:
         """
         width, height = self._validated_size(generation)
         factor, channels = self.base.vae_factor, self.base.latent_channels
-        noise = initial_noise(generation, (channels, height // factor, width // factor))
+        plan = self._plan(generation)
+        # On the CPU: what a seed gives must not depend on the device, nor on who else is in the batch.
+        generator = torch.Generator("cpu").manual_seed(generation.seed)
+        noise = torch.randn((channels, height // factor, width // factor), generator=generator)
         row = Row(
             id=self._next_id,
             generation=generation,
-            latents=noise.to(self.base.device),
-            timesteps=self.base.schedule.timesteps(generation.steps),
+            plan=plan,
+            latents=(noise * plan.initial_sigma).to(self.base.device),
+            generator=generator,
             text=self._text(generation.prompt),
             negative_text=self._text(generation.negative_prompt),
         )
@@ -73,7 +80,7 @@ class Engine:
     @property
     def pending_row_steps(self) -> int:
         """UNet steps still to be taken, over all rows."""
-        return sum(len(row.timesteps) - row.position for row in self._active)
+        return sum(row.steps_left for row in self._active)
 
     @property
     def active_rows(self) -> int:
@@ -82,7 +89,7 @@ class Engine:
 
     def progress(self) -> dict[int, tuple[int, int]]:
         """Steps taken and steps in all, by ticket."""
-        return {row.id: (row.position, len(row.timesteps)) for row in self._active}
+        return {row.id: (row.position, len(row.plan)) for row in self._active}
 
     @torch.no_grad()
     def step(self) -> dict[int, Image.Image]:
@@ -128,15 +135,15 @@ class Engine:
         return self._batch
 
     def _advance(self, batch: _Batch) -> None:
-        schedule, rows, device = self.base.schedule, batch.rows, self.base.device
+        rows, device = batch.rows, self.base.device
+        steps = [row.coefficients for row in rows]
         latents = torch.stack([row.latents for row in rows])
-        t = torch.tensor([row.timesteps[row.position] for row in rows], device=device)
-        ratio = [schedule.num_train_timesteps // len(row.timesteps) for row in rows]
-        t_prev = t - torch.tensor(ratio, device=device)
+        t = torch.tensor([row.timestep for row in rows], device=device)
+        scale = torch.tensor([step.scale for step in steps], device=device).view(-1, 1, 1, 1)
         kwargs = {} if batch.image_prompt is None else {"image_prompt": batch.image_prompt}
         with self.base.autocast():
             prediction = self.base.unet(
-                latents[batch.owner],
+                (latents * scale)[batch.owner],
                 t[batch.owner],
                 encoder_hidden_states=batch.text,
                 cross_attention_kwargs=kwargs or None,
@@ -144,11 +151,12 @@ class Engine:
             )[0].float()
         unconditional, conditional = prediction[batch.unconditional], prediction[batch.conditional]
         guided = unconditional + batch.guidance * (conditional - unconditional)
-        latents = ddim_step(
-            latents, guided, schedule.alpha_bar_at(t), schedule.alpha_bar_at(t_prev), schedule.prediction
-        )
-        for row, x in zip(rows, latents, strict=True):
-            row.latents = x
+        before = torch.stack([row.latents if row.previous_x0 is None else row.previous_x0 for row in rows])
+        is_noisy = any(step.n for step in steps)
+        noise = torch.stack([row.fresh_noise() for row in rows]) if is_noisy else torch.zeros_like(latents)
+        latents, x0 = affine_step(latents, guided, before, noise, steps)
+        for row, x, seen in zip(rows, latents, x0, strict=True):
+            row.latents, row.previous_x0 = x, seen
             row.position += 1
 
     def _text(self, prompt: str) -> Tensor:
@@ -157,6 +165,18 @@ class Engine:
                 self._text_cache.pop(next(iter(self._text_cache)))
             self._text_cache[prompt] = self.base.encode_text([prompt])[0]
         return self._text_cache[prompt]
+
+    def _plan(self, generation: Generation) -> SamplingPlan:
+        limit, key = self.base.schedule.num_train_timesteps, (generation.sampler, generation.steps)
+        if not 1 <= generation.steps <= limit:
+            raise RequestError(
+                f"steps {generation.steps} is outside [1, {limit}] of this base; choose a number between"
+            )
+        if generation.sampler not in SAMPLERS:
+            raise RequestError(f"there is no sampler {generation.sampler!r}; choose one of {', '.join(SAMPLERS)}")
+        if key not in self._plans:
+            self._plans[key] = SAMPLERS[generation.sampler](self.base.schedule, generation.steps)
+        return self._plans[key]
 
     def _validated_size(self, generation: Generation) -> tuple[int, int]:
         base = self.base
@@ -167,12 +187,6 @@ class Engine:
                 raise RequestError(
                     f"{name} {side} is not a positive multiple of {multiple}, which base {base.name!r} needs"
                 )
-        limit = base.schedule.num_train_timesteps
-        # Under some spacings an offset pushes the first of very many steps beyond the last timestep.
-        if not 1 <= generation.steps <= limit or base.schedule.timesteps(generation.steps)[0] >= limit:
-            raise RequestError(
-                f"steps {generation.steps} is outside [1, {limit}) of this base; choose a smaller number"
-            )
         if not math.isfinite(generation.guidance_scale):
             raise RequestError(
                 f"guidance_scale {generation.guidance_scale} is not a number; give one, 1 for no guidance"

@@ -1,11 +1,13 @@
 """Requests and the rows they become."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nigaoe.core.attention import AttentionLora, ImagePrompt
+from nigaoe.core.samplers.plan import SamplingPlan, Step
+from nigaoe.core.samplers.registry import SamplerName
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Generation:
     seed: int = 0
     steps: int = 25
     guidance_scale: float = 7.5
+    sampler: SamplerName = "ddim"
     width: int | None = None
     """Pixels; None: the base's own."""
     height: int | None = None
@@ -33,17 +36,42 @@ class Generation:
 
 @dataclass(eq=False)
 class Row:
-    """A picture on its way: latents and a position in its own schedule."""
+    """A picture on its way: latents and a position in its own plan."""
 
     id: int
     generation: Generation
+    plan: SamplingPlan
     latents: Tensor
     """[C, h, w]."""
-    timesteps: list[int]
     text: Tensor
     """[T, C]; with its unconditional twin below."""
     negative_text: Tensor
-    position: int = field(default=0)
+    generator: torch.Generator
+    """Its own, on the CPU; nobody else draws from it."""
+    position: int = 0
+    previous_x0: Tensor | None = None
+    """What the step before took for the picture; multistep samplers look back at it."""
+
+    @property
+    def coefficients(self) -> Step:
+        """Of the step that comes next."""
+        return self.plan.steps[self.position]
+
+    @property
+    def timestep(self) -> float:
+        """Of the step that comes next."""
+        return float(self.plan.timesteps[self.position])
+
+    @property
+    def steps_left(self) -> int:
+        """Steps still to be taken."""
+        return len(self.plan) - self.position
+
+    def fresh_noise(self) -> Tensor:
+        """Noise for the step that comes next, [C, h, w]; zeros where its sampler adds none."""
+        if self.coefficients.n == 0:
+            return torch.zeros_like(self.latents)
+        return torch.randn(self.latents.shape, generator=self.generator).to(self.latents.device)
 
     @property
     def is_guided(self) -> bool:
@@ -53,13 +81,7 @@ class Row:
     @property
     def is_done(self) -> bool:
         """Whether every step was taken."""
-        return self.position >= len(self.timesteps)
-
-
-def initial_noise(generation: Generation, shape: tuple[int, int, int]) -> Tensor:
-    """Noise that depends on the seed alone: not on the device, nor on who else is in the batch."""
-    generator = torch.Generator("cpu").manual_seed(generation.seed)
-    return torch.randn(shape, generator=generator)
+        return self.steps_left == 0
 
 
 def stack_image_prompts(prompts: list[ImagePrompt | None]) -> ImagePrompt | None:

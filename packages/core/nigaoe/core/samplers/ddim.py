@@ -1,22 +1,22 @@
-"""DDIM (arXiv 2010.02502, eq. 12, eta = 0) over rows that may stand at different timesteps."""
+"""DDIM (arXiv 2010.02502, eq. 12, eta = 0)."""
 
-from torch import Tensor
+from diffusers import DDIMScheduler
 
-from nigaoe.core.samplers.schedule import Prediction
-
-
-def ddim_step(x_t: Tensor, prediction: Tensor, alpha_bar: Tensor, alpha_bar_prev: Tensor, kind: Prediction) -> Tensor:
-    """One step back for latents [B, C, h, w], each row with its own alpha_bar [B]."""
-    a_prev = alpha_bar_prev.view(-1, 1, 1, 1)
-    x0, epsilon = denoised(x_t, prediction, alpha_bar, kind)
-    return a_prev.sqrt() * x0 + (1 - a_prev).sqrt() * epsilon
+from nigaoe.core.samplers.plan import SamplingPlan, Step, implied_x0
+from nigaoe.core.samplers.schedule import NoiseSchedule
 
 
-def denoised(x_t: Tensor, prediction: Tensor, alpha_bar: Tensor, kind: Prediction) -> tuple[Tensor, Tensor]:
-    """(x_0, epsilon) that a prediction implies."""
-    a = alpha_bar.view(-1, 1, 1, 1)
-    if kind == "epsilon":
-        return (x_t - (1 - a).sqrt() * prediction) / a.sqrt(), prediction
-    if kind == "sample":
-        return prediction, (x_t - a.sqrt() * prediction) / (1 - a).sqrt()
-    return a.sqrt() * x_t - (1 - a).sqrt() * prediction, a.sqrt() * prediction + (1 - a).sqrt() * x_t
+def ddim(schedule: NoiseSchedule, steps: int) -> SamplingPlan:
+    """Timesteps are those of diffusers' scheduler of that name."""
+    scheduler = DDIMScheduler.from_config(schedule.config)
+    scheduler.set_timesteps(steps)
+    ratio = schedule.num_train_timesteps // steps
+    rows = []
+    for t in scheduler.timesteps.tolist():
+        now, then = schedule.alpha_bar_of(t), schedule.alpha_bar_of(t - ratio)
+        alpha, sigma = now**0.5, (1 - now) ** 0.5
+        # x_s = alpha_s x_0 + sigma_s noise, with the noise that x_t and x_0 imply.
+        a = (1 - then) ** 0.5 / sigma
+        p, q = implied_x0(alpha, sigma, schedule.prediction)
+        rows.append(Step(p, q, a, then**0.5 - a * alpha))
+    return SamplingPlan(scheduler.timesteps.float(), tuple(rows), 1.0)

@@ -7,6 +7,8 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from nigaoe.core.errors import RequestError
+
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 
@@ -42,16 +44,20 @@ class NoiseSchedule:
         """T."""
         return len(self.alpha_bar)
 
-    def timesteps(self, steps: int) -> list[int]:
-        """Timesteps of a run, falling: exactly those that diffusers' DDIM would take."""
-        scheduler = DDIMScheduler.from_config(self.config)
-        scheduler.set_timesteps(steps)
-        return [int(t) for t in scheduler.timesteps]
-
     def alpha_bar_at(self, t: Tensor) -> Tensor:
         """alpha_bar at timesteps [B]; below 0, the final one."""
         alpha_bar = self.alpha_bar.to(t.device)
         return torch.where(t >= 0, alpha_bar[t.clamp(min=0)], torch.full_like(alpha_bar[:1], self.final_alpha_bar))
+
+    def alpha_bar_of(self, t: int) -> float:
+        """alpha_bar at one timestep; below 0, the final one.
+
+        Raises:
+            RequestError: Under some spacings an offset pushes the first of very many steps beyond the last timestep.
+        """
+        if t >= self.num_train_timesteps:
+            raise RequestError(f"so many steps begin at timestep {t}, which this base never saw; choose fewer steps")
+        return float(self.alpha_bar[t]) if t >= 0 else self.final_alpha_bar
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t of clean latents [B, C, h, w] at timesteps [B]."""

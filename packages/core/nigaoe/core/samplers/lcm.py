@@ -1,0 +1,32 @@
+"""Latent consistency models (arXiv 2310.04378, alg. 3), for distilled bases: jump to x_0, add fresh noise, repeat."""
+
+from diffusers import LCMScheduler
+
+from nigaoe.core.errors import RequestError
+from nigaoe.core.samplers.plan import SamplingPlan, Step, implied_x0
+from nigaoe.core.samplers.schedule import NoiseSchedule
+
+
+def lcm(schedule: NoiseSchedule, steps: int) -> SamplingPlan:
+    """Timesteps are those of diffusers' scheduler of that name.
+
+    Raises:
+        RequestError: More steps than the model was distilled for.
+    """
+    scheduler = LCMScheduler.from_config(schedule.config)
+    most = int(scheduler.config.original_inference_steps)
+    if steps > most:
+        raise RequestError(f"steps {steps} is more than sampler 'lcm' has ({most}); choose a smaller number")
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps.tolist()
+    rows = []
+    for i, t in enumerate(timesteps):
+        now = schedule.alpha_bar_of(t)
+        p, q = implied_x0(now**0.5, (1 - now) ** 0.5, schedule.prediction)
+        c_skip, c_out = scheduler.get_scalings_for_boundary_condition_discrete(t)
+        if i == len(timesteps) - 1:
+            rows.append(Step(p, q, c_skip, c_out))
+            continue
+        then = schedule.alpha_bar_of(timesteps[i + 1])
+        rows.append(Step(p, q, then**0.5 * c_skip, then**0.5 * c_out, n=(1 - then) ** 0.5))
+    return SamplingPlan(scheduler.timesteps.float(), tuple(rows), 1.0)
