@@ -1,4 +1,5 @@
 import asyncio
+import copy
 import io
 import threading
 import time
@@ -139,8 +140,8 @@ def test_a_failing_request_fails_alone(replica: Replica, order: Order) -> None:
 def test_a_failing_step_ends_the_thread_and_tells_everyone(config: ServeConfig, order: Order) -> None:
     models = load_models(config)
     base = models.bases["toy/anime"]
-    # A step needs the numbers of the schedule, and these have none.
-    broken = replace(base, schedule=replace(base.schedule, alpha_bar=base.schedule.alpha_bar.to("meta")))
+    # A step needs the numbers of the UNet, and this one has none.
+    broken = replace(base, unet=copy.deepcopy(base.unet).to("meta"))
     thread = EngineThread(replace(models, bases={"toy/anime": broken}), EngineConfig())
     waiting = [thread.submit(order), thread.submit(order)]
     for future in waiting:

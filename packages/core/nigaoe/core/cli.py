@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nigaoe.core.adapters.commands import adapter_app
+from nigaoe.core.adapter_commands import adapter_app
 from nigaoe.core.errors import NigaoeError
 from nigaoe.core.reports import read_report
 
