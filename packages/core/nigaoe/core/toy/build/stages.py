@@ -49,7 +49,8 @@ class Recipe:
     judge_steps: int = 1500
     unets: tuple[UNetStage, ...] = (
         UNetStage("photo", "photo", None, 10_000, 1.5e-3, late=3.0),
-        UNetStage("anime", "anime", "photo", 2_400, 1.0e-3, late=3.0),
+        UNetStage("anime-first", "anime", "photo", 2_400, 1.0e-3, late=3.0),
+        UNetStage("anime", "anime", "anime-first", 4_000, 1.0e-3, late=3.0),
     )
 
 
