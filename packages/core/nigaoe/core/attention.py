@@ -5,7 +5,7 @@
 Shapes: B rows, N queries, T text tokens, M image tokens, H heads, D head width, C = H * D.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -74,6 +74,10 @@ class ImagePrompt(NamedTuple):
         """Multiply the values by a number, or by one number per row [B]."""
         s = scale.view(-1, 1, 1) if isinstance(scale, Tensor) else scale
         return self._replace(values=tuple(v * s for v in self.values))
+
+    def scaled_by_layer(self, factors: Sequence[float]) -> "ImagePrompt":
+        """Multiply the values of each layer by a number of its own, in the order of published files."""
+        return self._replace(values=tuple(v * factor for v, factor in zip(self.values, factors, strict=True)))
 
     def rows(self, start: int, stop: int) -> "ImagePrompt":
         """Some rows of the batch."""

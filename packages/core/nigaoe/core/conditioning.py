@@ -79,10 +79,20 @@ def image_features(
 
 
 @torch.no_grad()
-def guided_image_prompts(adapter: IPAdapter, features: ImageFeatures, scale: float = 1.0) -> list[GuidedImagePrompt]:
-    """One guided prompt per picture, scale folded in."""
-    conditional = adapter(*features.conditional).scaled(scale)
-    unconditional = adapter(*features.unconditional).scaled(scale)
+def guided_image_prompts(
+    adapter: IPAdapter, features: ImageFeatures, scale: float = 1.0, factors: Sequence[float] | None = None
+) -> list[GuidedImagePrompt]:
+    """One guided prompt per picture, scale folded in; `factors`: of each layer, as `layer_factors` gives them.
+
+    Raises:
+        AdapterError: Not as many factors as the adapter has cross-attention layers.
+    """
+    layers = len(adapter.cross_layers)
+    if factors is not None and len(factors) != layers:
+        raise AdapterError(f"{len(factors)} layer factors were given for an adapter of {layers} layers; give one each")
+    by_layer = [scale] * layers if factors is None else [scale * factor for factor in factors]
+    conditional = adapter(*features.conditional).scaled_by_layer(by_layer)
+    unconditional = adapter(*features.unconditional).scaled_by_layer(by_layer)
     return [GuidedImagePrompt(conditional.rows(i, i + 1), unconditional) for i in range(len(features))]
 
 
