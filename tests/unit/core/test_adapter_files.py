@@ -147,6 +147,18 @@ def test_raw_checkpoints_of_the_original_trainer_are_read(variant: str, safe: bo
     assert _same(adapter, load_adapter(file))
 
 
+@pytest.mark.parametrize("variant", ["faceid-plus", "faceid-plusv2"])
+def test_faceid_files_without_their_lora_work(unet: UNet2DConditionModel, variant: str, tmp_path: Path) -> None:
+    whole = _adapter(unet, variant)
+    save_file({k: v for k, v in whole.state_dict().items() if "_lora." not in k}, tmp_path / "a.safetensors")
+    stripped = load_adapter(tmp_path / "a.safetensors", variant).requires_grad_(False)
+    features = torch.randn(1, FEATURES["identity"]), torch.randn(1, 5, FEATURES["hidden_states"])
+    ours, theirs = stripped(*features), whole(*features)
+    assert ours.loras == ()
+    assert len(theirs.loras) == 1
+    assert all(torch.equal(a, b) for a, b in zip(ours.keys, theirs.keys, strict=True))
+
+
 def test_a_weight_that_is_no_number_is_refused(unet: UNet2DConditionModel, tmp_path: Path) -> None:
     adapter = _adapter(unet)
     adapter.layer(3).to_v_ip.weight[0, 0] = float("nan")

@@ -63,7 +63,7 @@ def convert(
     if out.suffix not in (".safetensors", ".bin"):
         raise AdapterError(f"{str(out)!r} ends in {out.suffix or 'nothing'!r}; give a name in .safetensors or .bin")
     stored = read_adapter_file(source)
-    adapter = IPAdapter.of_stored(stored.state, stored.variant(variant), stored.where)
+    adapter = IPAdapter.of_state(stored.state, stored.variant(variant), stored.where)
     stored_dtype = next(iter(stored.state.values())).dtype
     metadata = {key: value for key, value in stored.metadata.items() if key != "format"}
     save_adapter(adapter, out, metadata, getattr(torch, dtype) if dtype else stored_dtype)
@@ -88,7 +88,7 @@ def check(
     adapter = load_adapter(file, variant)
     adapter.require_fit(load_base(base).unet)
     if image_encoder is not None:
-        require_encoder(adapter, load_image_encoder(image_encoder))
+        require_encoder(adapter, load_image_encoder(image_encoder), has_identity=True)
     with TemporaryDirectory() as folder:
         save_adapter(adapter, Path(folder) / "again.safetensors")
         again = load_adapter(Path(folder) / "again.safetensors").state_dict()

@@ -31,12 +31,17 @@ class ImageFeatures:
         return len(self.conditional[0])
 
 
-def require_encoder(adapter: IPAdapter, encoder: ImageEncoder) -> None:
-    """Refuse an image encoder whose features are not as wide as those that the adapter was trained on.
+def require_encoder(adapter: IPAdapter, encoder: ImageEncoder, *, has_identity: bool = False) -> None:
+    """Refuse an image encoder that cannot give what the adapter was trained on; `has_identity`: identities come apart.
 
     Raises:
-        AdapterError: Another width; names the encoder that the width belongs to, where one is known.
+        AdapterError: An identity is needed and there is none; or another width, with the encoder that it belongs to.
     """
+    if "identity" in adapter.variant.inputs and not has_identity:
+        raise AdapterError(
+            f"variant {adapter.variant.name!r} reads a face recogniser's identity, which no CLIP encoder gives; "
+            "pass `identity` from Python, or use an adapter that reads the image alone"
+        )
     given: dict[Feature, int] = {"image_embeds": encoder.embed_dim, "hidden_states": encoder.hidden_dim}
     for feature, width in adapter.widths.features.items():
         if feature in given and given[feature] != width:
@@ -58,16 +63,11 @@ def image_features(
     """
     if not images:
         raise AdapterError("an image prompt needs at least one picture and got none")
-    require_encoder(adapter, encoder)
+    require_encoder(adapter, encoder, has_identity=identity is not None)
     inputs = adapter.variant.inputs
     conditional: dict[Feature, Tensor] = {}
     unconditional: dict[Feature, Tensor] = {}
-    if "identity" in inputs:
-        if identity is None:
-            raise AdapterError(
-                f"variant {adapter.variant.name!r} reads a face recogniser's identity, which no CLIP encoder gives; "
-                "pass `identity`"
-            )
+    if identity is not None:
         conditional["identity"], unconditional["identity"] = identity, torch.zeros_like(identity[:1])
     if set(inputs) - {"identity"}:
         seen = encoder.look(images)

@@ -33,7 +33,11 @@ def train(config: TrainConfig) -> Path:
     config = _absolute(config)
     if config.init_from is not None:
         # Read here, where a wrong file is one sentence and not a worker's stack trace.
-        load_adapter(config.init_from)
+        variant = load_adapter(config.init_from).variant.name
+        if variant != "base":
+            raise ConfigError(
+                f"init_from {str(config.init_from)!r} is of variant {variant!r}; training knows 'base' so far"
+            )
     _claim_run(config, manifest.fingerprint)
     with connected(config.cluster):
         board = ProgressBoard.remote()  # type: ignore[attr-defined]

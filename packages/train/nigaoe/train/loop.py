@@ -16,7 +16,6 @@ from torch import Tensor
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter, save_adapter
 from nigaoe.core.bases import Base, load_base
-from nigaoe.core.errors import AdapterError
 from nigaoe.core.samplers.timestep_bias import draw_timesteps, timestep_weights
 from nigaoe.train import checkpoints
 from nigaoe.train.config import OptimizerConfig, TrainConfig
@@ -108,10 +107,6 @@ def _new_adapter(config: TrainConfig, base: Base, embed_dim: int) -> IPAdapter:
     if config.init_from is None:
         return IPAdapter.for_unet(base.unet, features={"image_embeds": embed_dim}, num_tokens=config.num_tokens)
     adapter = load_adapter(config.init_from).train()
-    if adapter.variant.name != "base":
-        raise AdapterError(
-            f"init_from {str(config.init_from)!r} is of variant {adapter.variant.name!r}; training knows 'base' so far"
-        )
     adapter.require_fit(base.unet)
     return adapter
 

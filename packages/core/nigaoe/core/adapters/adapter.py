@@ -130,27 +130,16 @@ class IPAdapter(nn.Module):
         return adapter
 
     @classmethod
-    def of_state(cls, state: Mapping[str, Tensor], variant: Variant) -> "IPAdapter":
-        """An adapter of the shapes of a flat state dict, with those weights.
-
-        Raises:
-            KeyError: A key that every file of the variant has is missing.
-            RuntimeError: A key is missing, left over or of another shape.
-        """
-        indices = sorted({int(key.split(".")[1]) for key in state if key.startswith("ip_adapter.")})
-        adapter = cls(variant, widths_of(variant, state), {i: _stored_widths(state, i) for i in indices})
-        adapter.load_state_dict(dict(state))
-        return adapter
-
-    @classmethod
-    def of_stored(cls, state: Mapping[str, Tensor], variant: Variant, where: str) -> "IPAdapter":
-        """`of_state` for contents that somebody else wrote.
+    def of_state(cls, state: Mapping[str, Tensor], variant: Variant, where: str) -> "IPAdapter":
+        """An adapter of the shapes of a flat state dict, with those weights; `where`: how messages name their origin.
 
         Raises:
             AdapterError: A key is missing, left over or of another shape, or a weight is not a finite number.
         """
+        indices = sorted({int(key.split(".")[1]) for key in state if key.startswith("ip_adapter.")})
         try:
-            adapter = cls.of_state(state, variant)
+            adapter = cls(variant, widths_of(variant, state), {i: _stored_widths(state, i) for i in indices})
+            adapter.load_state_dict(dict(state))
         except KeyError as error:
             raise AdapterError(f"{where} is no whole adapter of variant {variant.name!r}: it lacks {error}") from None
         except RuntimeError as error:
@@ -193,16 +182,19 @@ class IPAdapter(nn.Module):
         return ImagePrompt(
             keys=tuple(layer.to_k_ip(tokens) for layer in cross),
             values=tuple(layer.to_v_ip(tokens) for layer in cross),
-            loras=(self._lora(),) if self.variant.has_lora else (),
+            loras=self._loras(),
         )
 
-    def _lora(self) -> AttentionLora:
+    def _loras(self) -> tuple[AttentionLora, ...]:
+        # Some FaceID files come with their LoRA taken out.
         layers: dict[str, AdapterLayer] = dict(self.ip_adapter.items())  # type: ignore[arg-type]
         pairs = {
             int(index): {target: LowRank(lora.down.weight, lora.up.weight) for target, lora in layer.loras.items()}
             for index, layer in layers.items()
         }
-        return AttentionLora(tuple(pairs.get(index, {}) for index in range(max(pairs) + 1)))
+        if not any(pairs.values()):
+            return ()
+        return (AttentionLora(tuple(pairs.get(index, {}) for index in range(max(pairs) + 1))),)
 
     def require_fit(self, unet: UNet2DConditionModel) -> None:
         """Refuse a UNet whose cross-attention layers are not the ones this adapter was made for.

@@ -104,4 +104,4 @@ def load_adapter(path: Path, variant: str | None = None) -> IPAdapter:
             a finite number.
     """
     stored = read_adapter_file(path)
-    return IPAdapter.of_stored(stored.state, stored.variant(variant), stored.where).float().eval()
+    return IPAdapter.of_state(stored.state, stored.variant(variant), stored.where).float().eval()

@@ -58,7 +58,7 @@ def inspect_adapter(path: Path, variant: str | None = None) -> AdapterFacts:
     """
     stored = read_adapter_file(path)
     candidates = _candidates(stored, variant)
-    adapter = IPAdapter.of_stored(stored.state, candidates[0], stored.where)
+    adapter = IPAdapter.of_state(stored.state, candidates[0], stored.where)
     features = adapter.widths.features
     ranks = {value.shape[0] for key, value in stored.state.items() if key.endswith("_lora.down.weight")}
     return AdapterFacts(

@@ -44,7 +44,6 @@ class Engine:
         self._next_id = 0
         self._batch: _Batch | None = None
         self._text_cache: dict[str, Tensor] = {}
-        # At most one per sampler and number of steps, some kilobytes each.
         self._plans: dict[tuple[str, int], SamplingPlan] = {}
 
     def submit(self, generation: Generation) -> int:
@@ -175,6 +174,8 @@ class Engine:
         if generation.sampler not in SAMPLERS:
             raise RequestError(f"there is no sampler {generation.sampler!r}; choose one of {', '.join(SAMPLERS)}")
         if key not in self._plans:
+            if len(self._plans) >= 64:
+                self._plans.pop(next(iter(self._plans)))
             self._plans[key] = SAMPLERS[generation.sampler](self.base.schedule, generation.steps)
         return self._plans[key]
 

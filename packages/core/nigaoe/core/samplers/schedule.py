@@ -21,8 +21,6 @@ class NoiseSchedule:
     prediction: Prediction
     final_alpha_bar: float
     """alpha_bar before timestep 0."""
-    spacing: str
-    steps_offset: int
     config: dict[str, Any]
     """The scheduler config it was read from."""
 
@@ -34,8 +32,6 @@ class NoiseSchedule:
             alpha_bar=scheduler.alphas_cumprod.float(),
             prediction=scheduler.config.prediction_type,
             final_alpha_bar=float(scheduler.final_alpha_cumprod),
-            spacing=scheduler.config.timestep_spacing,
-            steps_offset=scheduler.config.steps_offset,
             config=dict(config),
         )
 
