@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +32,7 @@ from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation
 from nigaoe.core.models import locate
 
+Side = Callable[[Sequence["Request"], torch.Tensor], list[Image.Image]]
 MAX_ROWS = 16
 """Rows of one UNet call; a guided row counts once."""
 
@@ -225,40 +227,20 @@ def main() -> None:
         theirs, ours = Pipelines(paths), Ours(base, adapters)
     embeds = torch.randn(32, adapters[0].embed_dim, generator=torch.Generator().manual_seed(0))
     gain = batch_gain(base, 2 * MAX_ROWS)
-    workloads = [
-        ("one request", homogeneous(1), 1.0, 1.0),
-        ("8 requests, alike", homogeneous(8), 2.2, gain),
-        ("8 requests, mixed", mixed(8), 2.3, gain),
-        ("32 requests, mixed", mixed(32), 2.5, gain),
+    locked, alike = "against a locked pipeline", "against identical only"
+    workloads: list[tuple[str, list[Request], Side, float, float]] = [
+        (f"one request, {locked}", homogeneous(1), theirs.run, 1.0, 1.0),
+        (f"8 requests, alike, {locked}", homogeneous(8), theirs.run, 2.2, gain),
+        (f"8 requests, mixed, {locked}", mixed(8), theirs.run, 2.3, gain),
+        (f"32 requests, mixed, {locked}", mixed(32), theirs.run, 2.5, gain),
+        (f"8 requests, mixed, {alike}", mixed(8), ours.run_identical_only, 2.0, gain),
+        (f"32 requests, mixed, {alike}", mixed(32), ours.run_identical_only, 2.0, gain),
     ]
-    rows = []
-    for name, requests, target, ceiling in workloads:
-        if arguments.only and arguments.only not in name:
-            continue
-        rows.append(
-            compare(
-                f"{name}, against a locked pipeline",
-                lambda r=requests: ours.run(r, embeds),  # type: ignore[misc]
-                lambda r=requests: theirs.run(r, embeds),  # type: ignore[misc]
-                arguments.rounds,
-                target,
-                ceiling,
-            )
-        )
-    for count in (8, 32):
-        name, requests = f"{count} requests, mixed", mixed(count)
-        if arguments.only and arguments.only not in name:
-            continue
-        rows.append(
-            compare(
-                f"{name}, against identical only",
-                lambda r=requests: ours.run(r, embeds),  # type: ignore[misc]
-                lambda r=requests: ours.run_identical_only(r, embeds),  # type: ignore[misc]
-                arguments.rounds,
-                2.0,
-                gain,
-            )
-        )
+    rows = [
+        compare(name, partial(ours.run, requests, embeds), partial(run, requests, embeds), arguments.rounds, *bounds)
+        for name, requests, run, *bounds in workloads
+        if not arguments.only or arguments.only in name
+    ]
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 

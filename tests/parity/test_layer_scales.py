@@ -15,27 +15,15 @@ from nigaoe.core.errors import AdapterError, RequestError
 from nigaoe.core.layer_scales import PRESETS, layer_factors, layer_places
 from nigaoe.core.models import locate
 
-SDXL: dict[str, Any] = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-}
+
+@pytest.fixture
+def sd(real_unets: dict[str, UNet2DConditionModel]) -> UNet2DConditionModel:
+    return real_unets["sd15"]
 
 
-@pytest.fixture(scope="module")
-def sd() -> UNet2DConditionModel:
-    with torch.device("meta"):
-        return UNet2DConditionModel(cross_attention_dim=768)
-
-
-@pytest.fixture(scope="module")
-def sdxl() -> UNet2DConditionModel:
-    with torch.device("meta"):
-        return UNet2DConditionModel(**SDXL)
+@pytest.fixture
+def sdxl(real_unets: dict[str, UNet2DConditionModel]) -> UNet2DConditionModel:
+    return real_unets["sdxl"]
 
 
 def test_blocks_named_for_diffusers_are_the_same_layers(base: Base, adapter: IPAdapter, tmp_path: Path) -> None:

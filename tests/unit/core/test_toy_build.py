@@ -39,7 +39,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_build_ends_in_folders_that_the_ordinary_pipeline_loads(built: Path) -> None:
     for style in ("photo", "anime"):
-        StableDiffusionPipeline.from_pretrained(built / "out" / style)
+        pipeline = StableDiffusionPipeline.from_pretrained(built / "out" / style, dtype=torch.float32)
+        pipeline.set_progress_bar_config(disable=True)
+        assert pipeline("a photo of a man", num_inference_steps=1).images[0].size == (96, 96)
 
 
 def test_the_same_recipe_builds_the_same_weights(built: Path, tmp_path: Path) -> None:

@@ -123,7 +123,8 @@ def test_judge_columns_compare_with_the_reference() -> None:
 
 @pytest.mark.parametrize("name", ["demo", "toy", "sd15"])
 def test_shipped_configs_are_valid(name: str) -> None:
-    load_config(ROOT / "configs" / name / "eval.yaml", EvalConfig)
+    config = load_config(ROOT / "configs" / name / "eval.yaml", EvalConfig)
+    assert config.adapters, "an evaluation without an adapter shows nothing"
 
 
 @pytest.mark.parametrize(
