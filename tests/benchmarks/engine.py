@@ -27,9 +27,10 @@ from PIL import Image
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter, save_adapter
 from nigaoe.core.bases import Base, load_base
-from nigaoe.core.conditioning import embedding_features, guided_image_prompts
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation
+from nigaoe.core.image_features import embedding_features
+from nigaoe.core.image_prompts import guided_image_prompts
 from nigaoe.core.models import locate
 
 Side = Callable[[Sequence["Request"], torch.Tensor], list[Image.Image]]
@@ -127,9 +128,11 @@ class Ours:
                 seed=request.seed,
                 steps=request.steps,
                 guidance_scale=request.guidance,
-                image_prompt=guided_image_prompts(
-                    self.adapters[request.adapter], embedding_features(embeds[request.seed][None]), request.scale
-                )[0],
+                image_prompts=tuple(
+                    guided_image_prompts(
+                        self.adapters[request.adapter], embedding_features(embeds[request.seed][None]), request.scale
+                    )
+                ),
             )
             for request in requests
         ]
@@ -154,7 +157,7 @@ def batch_gain(base: Base, rows: int, repeats: int = 7) -> float:
 
     def per_row(count: int) -> float:
         x = torch.randn(count, base.latent_channels, 12, 12)
-        text = base.encode_text(["a photo"] * count)
+        text = base.text_encoder.encode(["a photo"] * count).states
         t = torch.full((count,), 500)
 
         def work() -> object:

@@ -20,9 +20,10 @@ from diffusers import (
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import save_adapter
 from nigaoe.core.bases import Base
-from nigaoe.core.conditioning import embedding_features, guided_image_prompts
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation
+from nigaoe.core.image_features import embedding_features
+from nigaoe.core.image_prompts import guided_image_prompts
 from nigaoe.core.models import locate
 from nigaoe.core.samplers.registry import SamplerName
 
@@ -46,13 +47,13 @@ def test_unet_with_adapter_equals_diffusers(
         generator = torch.Generator().manual_seed(0)
         latents = torch.randn(2, base.latent_channels, 12, 12, generator=generator)
         embeds = torch.randn(2, adapter.embed_dim, generator=generator)
-        text = base.encode_text(["a photo of a man", "a photo of a woman with red hair"])
+        text = base.text_encoder.encode(["a photo of a man", "a photo of a woman with red hair"]).states
         t = torch.tensor([17, 803])
         for scale in (1.0, 0.35):
             pipeline.set_ip_adapter_scale(scale)
             with torch.no_grad():
                 theirs = pipeline.unet(latents, t, text, added_cond_kwargs={"image_embeds": [embeds[:, None]]}).sample
-                kwargs = {"image_prompt": adapter(embeds).scaled(scale)}
+                kwargs = {"image_prompts": (adapter(embeds).scaled(scale),)}
                 ours = base.unet(latents, t, text, cross_attention_kwargs=kwargs).sample
             assert (ours - theirs).abs().max() < 1e-5
             without = base.unet(latents, t, text).sample
@@ -63,7 +64,7 @@ def test_unet_with_adapter_equals_diffusers(
 
 def test_plain_unet_equals_diffusers(base: Base) -> None:
     theirs = UNet2DConditionModel.from_pretrained(locate("toy/photo"), subfolder="unet", torch_dtype=torch.float32)
-    x, t, text = torch.randn(2, 8, 12, 12), torch.tensor([5, 900]), base.encode_text(["a", "b"])
+    x, t, text = torch.randn(2, 8, 12, 12), torch.tensor([5, 900]), base.text_encoder.encode(["a", "b"]).states
     with torch.no_grad():
         assert (base.unet(x, t, text).sample - theirs(x, t, text).sample).abs().max() < 1e-5
 
@@ -104,7 +105,7 @@ def test_a_whole_run_with_adapter_equals_the_pipeline(
         embeds = torch.randn(1, adapter.embed_dim, generator=torch.Generator().manual_seed(3))
         prompt = guided_image_prompts(adapter, embedding_features(embeds), 0.7)[0]
         generation = Generation(
-            prompt="a photo", seed=9, steps=30, guidance_scale=4.0, image_prompt=prompt, sampler=sampler
+            prompt="a photo", seed=9, steps=30, guidance_scale=4.0, image_prompts=(prompt,), sampler=sampler
         )
         theirs = pipeline(
             "a photo",

@@ -114,7 +114,7 @@ def test_the_unet_says_what_it_says_with_diffusers(
     with torch.no_grad(), attached(unet):
         plain = unet(x, t, text, added_cond_kwargs=extra).sample
         prompt = ours(*_features(ours, 2)).scaled(0.7)
-        mine = unet(x, t, text, added_cond_kwargs=extra, cross_attention_kwargs={"image_prompt": prompt}).sample
+        mine = unet(x, t, text, added_cond_kwargs=extra, cross_attention_kwargs={"image_prompts": (prompt,)}).sample
     theirs = _theirs(unet, adapter, file, 0.7)
     difference = float((mine - theirs).abs().max())
     parity_table.append(f"{variant:24}{unet.parity_name:12}{difference:.1e}")

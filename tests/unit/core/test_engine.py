@@ -8,10 +8,12 @@ from PIL import Image
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.attention import ImagePrompt, attend
 from nigaoe.core.bases import Base
-from nigaoe.core.conditioning import embedding_features, guided_image_prompts
-from nigaoe.core.engine.engine import Engine
-from nigaoe.core.engine.rows import Generation, stack_image_prompts
+from nigaoe.core.engine.engine import Engine, Stepped
+from nigaoe.core.engine.rows import Generation
+from nigaoe.core.engine.slots import stack_image_prompts
 from nigaoe.core.errors import RequestError
+from nigaoe.core.image_features import embedding_features
+from nigaoe.core.image_prompts import guided_image_prompts
 
 
 def _latents(engine: Engine, ticket: int) -> torch.Tensor:
@@ -22,11 +24,11 @@ def _mixed(adapter: IPAdapter) -> list[Generation]:
     embeds = torch.randn(3, adapter.embed_dim, generator=torch.Generator().manual_seed(1))
     strong, weak = (guided_image_prompts(adapter, embedding_features(embeds), scale) for scale in (1.0, 0.3))
     return [
-        Generation(prompt="a photo of a man", seed=1, steps=12, guidance_scale=3.0, image_prompt=strong[0]),
-        Generation(prompt="a woman", seed=2, steps=30, guidance_scale=1.0, image_prompt=weak[1]),
+        Generation(prompt="a photo of a man", seed=1, steps=12, guidance_scale=3.0, image_prompts=(strong[0],)),
+        Generation(prompt="a woman", seed=2, steps=30, guidance_scale=1.0, image_prompts=(weak[1],)),
         Generation(prompt="", seed=3, steps=17, guidance_scale=7.5),
         Generation(prompt="x", negative_prompt="y", seed=4, steps=11, guidance_scale=1.0),
-        Generation(prompt="a man", seed=5, steps=25, guidance_scale=2.0, image_prompt=strong[2]),
+        Generation(prompt="a man", seed=5, steps=25, guidance_scale=2.0, image_prompts=(strong[2],)),
     ]
 
 
@@ -53,14 +55,14 @@ def test_rows_leave_when_done_and_cancelled_ones_at_once(base: Base) -> None:
     engine = Engine(base, max_rows=2)
     first, second, third = (engine.submit(Generation(prompt="", seed=s, steps=s)) for s in (1, 2, 3))
     assert engine.pending_row_steps == 6
-    assert set(engine.step()) == {first}
+    assert set(engine.step().pictures) == {first}
     engine.cancel(second)
     assert engine.active_rows == 1
     finished: dict[int, Image.Image] = {}
     while engine.active_rows:
-        finished |= engine.step()
+        finished |= engine.step().pictures
     assert set(finished) == {third}
-    assert engine.step() == {}
+    assert engine.step() == Stepped()
 
 
 def test_more_rows_than_fit_are_all_finished_in_order(base: Base) -> None:
@@ -94,12 +96,11 @@ def test_padding_and_absent_prompts_change_nothing() -> None:
         return ImagePrompt((torch.randn(shape, generator=generator),), (torch.randn(shape, generator=generator),))
 
     short, long = prompt(2), prompt(5)
-    batch = stack_image_prompts([short, None, long])
-    assert batch is not None
+    (batch,) = stack_image_prompts([[short], [], [long]])
     assert batch.mask is not None
     q = torch.randn(3, 1, 7, 8, generator=generator)
     out = attend(q, batch.keys[0][:, None], batch.values[0][:, None], batch.mask[:, None, None])
     torch.testing.assert_close(out[:1], attend(q[:1], short.keys[0][:, None], short.values[0][:, None]))
     assert out[1].abs().max() == 0
     torch.testing.assert_close(out[2:], attend(q[2:], long.keys[0][:, None], long.values[0][:, None]))
-    assert stack_image_prompts([None, None]) is None
+    assert stack_image_prompts([[], []]) == ()

@@ -23,7 +23,7 @@ CONFIG = ServeConfig.model_validate(
         "adapters": {"a": "a.bin", "b": "b.bin"},
     }
 )
-REFERENCE = Reference(np.zeros((8, 8, 3), np.uint8), "0" * 64)
+REFERENCE = Reference(np.zeros((8, 8, 3), np.uint8))
 
 
 def encoded(size: tuple[int, int], kind: str = "PNG") -> bytes:

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from nigaoe.core.errors import RequestError
-from nigaoe.serve.conditioning import Lru
 from nigaoe.serve.config import EngineConfig, ServeConfig
 from nigaoe.serve.engine_thread import EngineStoppedError, EngineThread
 from nigaoe.serve.guard import read_reference
@@ -175,12 +174,3 @@ def test_closing_tells_who_waits(config: ServeConfig, order: Order) -> None:
 def test_pictures_are_encoded(kind: str) -> None:
     data = encode(Image.new("RGB", (16, 16)), kind, 80)  # type: ignore[arg-type]
     assert Image.open(io.BytesIO(data)).format == kind.upper()
-
-
-def test_lru_forgets_what_was_used_first() -> None:
-    made: list[str] = []
-    lru: Lru[str] = Lru(2)
-    for key in ("a", "b", "a", "c", "a", "b"):
-        assert lru.get(key, lambda key=key: made.append(key) or key.upper()) == key.upper()  # type: ignore[misc, func-returns-value]
-    assert made == ["a", "b", "c", "b"]
-    assert len(lru) == 2

@@ -1,7 +1,8 @@
 """Decoupled cross-attention: one definition for training and inference, and nothing about a request on any module.
 
-    out = Attention(Q, K_text, V_text) + Attention(Q, K_image, s * V_image)        (IP-Adapter, arXiv 2308.06721, eq. 5)
+    out = Attention(Q, K_text, V_text) + sum_i m_i Attention(Q, K_i, s_i V_i)      (IP-Adapter, arXiv 2308.06721, eq. 5)
 
+i runs over the image prompts of a row, one or several adapters; m_i is where in the picture prompt i applies.
 Shapes: B rows, N queries, T text tokens, M image tokens, H heads, D head width, C = H * D.
 """
 
@@ -32,11 +33,12 @@ class AttentionLora(NamedTuple):
 
     layers: tuple[dict[LoraTarget, LowRank], ...]
     """Per attention layer of the UNet, self- and cross-attention alike."""
+    scale: float = 1.0
     rows: Tensor | None = None
     """int64 [n]; None: every row."""
 
     @property
-    def key(self) -> int:
+    def weights_id(self) -> int:
         """The same for every LoRA made of the same weights."""
         return next(id(pair.down) for layer in self.layers for pair in layer.values())
 
@@ -46,8 +48,17 @@ class AttentionLora(NamedTuple):
         if pair is None:
             return y
         x = x if self.rows is None else x[self.rows]
-        delta = F.linear(F.linear(x, pair.down.to(x.dtype)), pair.up.to(x.dtype)).to(y.dtype)
+        delta = F.linear(F.linear(x, pair.down.to(x.dtype)), pair.up.to(x.dtype)).to(y.dtype) * self.scale
         return y + delta if self.rows is None else y.index_add(0, self.rows, delta)
+
+
+class KeysValues(NamedTuple):
+    """Keys and values for every cross-attention layer, in the order of published adapter files."""
+
+    keys: tuple[Tensor, ...]
+    """Per layer, [B, tokens, C]."""
+    values: tuple[Tensor, ...]
+    """Per layer, [B, tokens, C]."""
 
 
 class ImagePrompt(NamedTuple):
@@ -64,6 +75,8 @@ class ImagePrompt(NamedTuple):
     """bool [B, M]; False marks padding. None: every token counts."""
     loras: tuple[AttentionLora, ...] = ()
     """Weights that cannot be folded into keys and values, each for its own rows."""
+    regions: dict[int, Tensor] | None = None
+    """Where in the picture it applies, in [0, 1], [B, N, 1] by the number N of queries. None: everywhere."""
 
     @property
     def num_tokens(self) -> int:
@@ -75,15 +88,11 @@ class ImagePrompt(NamedTuple):
         s = scale.view(-1, 1, 1) if isinstance(scale, Tensor) else scale
         return self._replace(values=tuple(v * s for v in self.values))
 
-    def scaled_by_layer(self, factors: Sequence[float]) -> "ImagePrompt":
-        """Multiply the values of each layer by a number of its own, in the order of published files."""
-        return self._replace(values=tuple(v * factor for v, factor in zip(self.values, factors, strict=True)))
-
     def rows(self, start: int, stop: int) -> "ImagePrompt":
         """Some rows of the batch."""
-        mask = None if self.mask is None else self.mask[start:stop]
-        if any(lora.rows is not None for lora in self.loras):
+        if self.regions is not None or any(lora.rows is not None for lora in self.loras):
             raise ValueError("rows of a stacked prompt cannot be taken apart; take them before stacking")
+        mask = None if self.mask is None else self.mask[start:stop]
         keys, values = (tuple(x[start:stop] for x in side) for side in (self.keys, self.values))
         return ImagePrompt(keys, values, mask, self.loras)
 
@@ -100,22 +109,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def decoupled_attention(
-    q: Tensor,
-    text: tuple[Tensor, Tensor],
-    image: tuple[Tensor, Tensor] | None = None,
-    text_mask: Tensor | None = None,
-    image_mask: Tensor | None = None,
-) -> Tensor:
-    """Attend to text and to image tokens apart, then add. All [B, H, tokens, D]; masks as in `attend`."""
-    out = attend(q, *text, mask=text_mask)
-    return out if image is None else out + attend(q, *image, mask=image_mask)
-
-
 class DecoupledAttnProcessor:
     """The plug that diffusers offers, for every attention layer of a UNet. It knows its layer and nothing else.
 
-    The image prompt arrives as an argument of the UNet call: `cross_attention_kwargs={"image_prompt": prompt}`.
+    All else arrives as an argument of the UNet call: `cross_attention_kwargs={"image_prompts": (prompt,)}`, and `text`
+    where the keys and values of the text are known already.
     """
 
     def __init__(self, index: int, layer: int | None) -> None:
@@ -129,7 +127,8 @@ class DecoupledAttnProcessor:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
-        image_prompt: ImagePrompt | None = None,
+        image_prompts: Sequence[ImagePrompt] = (),
+        text: KeysValues | None = None,
     ) -> Tensor:
         """Run one attention layer on [B, N, C]."""
         batch = hidden_states.shape[0]
@@ -139,26 +138,30 @@ class DecoupledAttnProcessor:
             attention_mask = attention_mask.view(batch, attn.heads, -1, attention_mask.shape[-1])
 
         def split_heads(x: Tensor) -> Tensor:
-            return x.view(batch, -1, attn.heads, x.shape[-1] // attn.heads).transpose(1, 2)
+            return x.to(q.dtype).view(batch, -1, attn.heads, x.shape[-1] // attn.heads).transpose(1, 2)
 
-        loras = image_prompt.loras if image_prompt is not None else ()
+        loras = [lora for prompt in image_prompts for lora in prompt.loras]
 
         def with_loras(y: Tensor, x: Tensor, target: LoraTarget) -> Tensor:
             for lora in loras:
                 y = lora.add(y, x, self.index, target)
             return y
 
-        q = split_heads(with_loras(attn.to_q(hidden_states), hidden_states, "q"))
-        text = (
-            split_heads(with_loras(attn.to_k(context), context, "k")),
-            split_heads(with_loras(attn.to_v(context), context, "v")),
-        )
-        image = image_mask = None
-        if image_prompt is not None and self.layer is not None:
-            k, v = image_prompt.keys[self.layer], image_prompt.values[self.layer]
-            image = split_heads(k.to(q.dtype)), split_heads(v.to(q.dtype))
-            image_mask = None if image_prompt.mask is None else image_prompt.mask[:, None, None, :]
-        out = decoupled_attention(q, text, image, attention_mask, image_mask)
+        if text is None or self.layer is None:
+            k, v = attn.to_k(context), attn.to_v(context)
+        else:
+            k, v = text.keys[self.layer], text.values[self.layer]
+        q = with_loras(attn.to_q(hidden_states), hidden_states, "q")
+        q_heads, k, v = split_heads(q), with_loras(k, context, "k"), with_loras(v, context, "v")
+        out = attend(q_heads, split_heads(k), split_heads(v), attention_mask)
+        if self.layer is not None:
+            for prompt in image_prompts:
+                k, v = prompt.keys[self.layer], prompt.values[self.layer]
+                mask = None if prompt.mask is None else prompt.mask[:, None, None, :]
+                seen = attend(q_heads, split_heads(k), split_heads(v), mask)
+                if prompt.regions is not None:
+                    seen = seen * prompt.regions[q.shape[1]].to(q.dtype)[:, None]
+                out = out + seen
         out = out.transpose(1, 2).flatten(2).to(q.dtype)
         out = with_loras(attn.to_out[0](out), out, "out")
         return attn.to_out[1](out) / attn.rescale_output_factor  # type: ignore[no-any-return]
@@ -172,6 +175,13 @@ def attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
 def cross_attention_layers(unet: UNet2DConditionModel) -> dict[int, Attention]:
     """Cross-attention modules by their published index: 1, 3, 5, ... for Stable Diffusion."""
     return {index: attn for index, attn in enumerate(attention_layers(unet)) if attn.is_cross_attention}
+
+
+@torch.no_grad()
+def text_keys_values(unet: UNet2DConditionModel, states: Tensor) -> KeysValues:
+    """What every cross-attention layer of a UNet makes of text states [B, T, C]; it does not depend on the timestep."""
+    layers = cross_attention_layers(unet).values()
+    return KeysValues(tuple(attn.to_k(states) for attn in layers), tuple(attn.to_v(states) for attn in layers))
 
 
 def attach(unet: UNet2DConditionModel) -> dict[str, object]:

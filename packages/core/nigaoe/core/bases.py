@@ -1,35 +1,34 @@
 """A base model: a frozen Stable Diffusion of any origin, ready to be stepped."""
 
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from nigaoe.core.attention import attach
 from nigaoe.core.errors import BaseModelError
 from nigaoe.core.models import load_complete, locate, quiet_loading
 from nigaoe.core.samplers.schedule import NoiseSchedule
-
-log = logging.getLogger(__name__)
+from nigaoe.core.text_encoders import TextEncoder, TextTower
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """UNet (already taking image prompts), autoencoder, text encoder and noise schedule, all frozen."""
+    """UNet (already taking image prompts), autoencoder, text encoder and noise schedule, all frozen.
+
+    Weights lie in `precision` and run in it; what enters and leaves is float32, and so is everything between two steps.
+    """
 
     name: str
     unet: UNet2DConditionModel
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    text_encoder: TextEncoder
     schedule: NoiseSchedule
     device: torch.device
     precision: Precision
@@ -37,7 +36,17 @@ class Base:
     @property
     def latent_channels(self) -> int:
         """C of the latents."""
-        return int(self.unet.config.in_channels)
+        return int(self.vae.config.latent_channels)
+
+    @property
+    def is_inpainting(self) -> bool:
+        """Whether the UNet reads a mask and the picture around it beside the latents."""
+        return int(self.unet.config.in_channels) == 2 * self.latent_channels + 1
+
+    @property
+    def is_xl(self) -> bool:
+        """Whether it reads sizes and a summary of the prompt, as SDXL does."""
+        return bool(self.unet.config.addition_embed_type == "text_time")
 
     @property
     def vae_factor(self) -> int:
@@ -45,44 +54,33 @@ class Base:
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
+    def size_multiple(self) -> int:
+        """Sides of pictures are multiples of this, px."""
+        return int(self.vae_factor * 2 ** (len(self.unet.config.block_out_channels) - 1))
+
+    @property
     def default_size_px(self) -> int:
         """Side of the pictures that the base was trained on."""
         return int(self.unet.config.sample_size) * self.vae_factor
 
-    def autocast(self) -> torch.autocast:
-        """Matrix products in the base's precision; weights and sums stay as they are."""
-        dtype = getattr(torch, self.precision)
-        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Padded and cut token ids, int64 [B, T]; the end token survives the cut."""
-        length = self.tokenizer.model_max_length
-        ids = self.tokenizer(list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-        return ids.input_ids  # type: ignore[no-any-return]
-
-    @torch.no_grad()
-    def encode_ids(self, ids: Tensor) -> Tensor:
-        """Token ids [B, T] to text states [B, T, C]."""
-        return self.text_encoder(ids.to(self.device)).last_hidden_state.float()  # type: ignore[no-any-return]
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Prompts to text states [B, T, C]."""
-        return self.encode_ids(self.tokenize(texts))
-
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [B, 3, H, W] in [-1, 1] to posterior mean and log-variance [B, C, h, w], unscaled."""
-        with self.autocast():
-            posterior = self.vae.encode(images.to(self.device)).latent_dist
+        posterior = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
         return posterior.mean.float(), posterior.logvar.float()
+
+    def scale_latents(self, latents: Tensor) -> Tensor:
+        """Latents as the autoencoder gives them to those that the UNet was trained on."""
+        scaled: Tensor = (latents - (self.vae.config.shift_factor or 0.0)) * self.vae.config.scaling_factor
+        return scaled
 
     @torch.no_grad()
     def decode(self, latents: Tensor, chunk: int = 8) -> Tensor:
         """Scaled latents [B, C, h, w] to pictures, uint8 [B, H, W, 3] on the CPU; rounded, not cut."""
         out = []
         for part in latents.split(chunk):
-            with self.autocast():
-                pixels = self.vae.decode(part / self.vae.config.scaling_factor).sample
+            unscaled = part / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+            pixels = self.vae.decode(unscaled.to(self.vae.dtype)).sample
             out.append(((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu())
         return torch.cat(out)
 
@@ -93,18 +91,22 @@ def load_base(name: str, precision: Precision = "float32", device: str | torch.d
     Raises:
         BaseModelError: It cannot be found or is not a Stable Diffusion folder.
     """
-    path = locate(name)
-    target = torch.device(device)
+    path, target, dtype = locate(name), torch.device(device), getattr(torch, precision)
 
-    def part(cls: Any, subfolder: str, **kwargs: Any) -> Any:
-        return cls.from_pretrained(path, subfolder=subfolder, **kwargs).to(target).eval().requires_grad_(False)
+    def part(cls: Any, subfolder: str, dtype: torch.dtype) -> Any:
+        model = cls.from_pretrained(path, subfolder=subfolder, torch_dtype=dtype)
+        return model.to(target).eval().requires_grad_(False)
 
     try:
         with quiet_loading():
-            unet = part(UNet2DConditionModel, "unet", torch_dtype=torch.float32)
-            vae = part(AutoencoderKL, "vae", torch_dtype=torch.float32)
-            text_encoder = load_complete(CLIPTextModel, path, "text_encoder").to(target)
-            tokenizer = CLIPTokenizer.from_pretrained(path, subfolder="tokenizer")
+            unet = part(UNet2DConditionModel, "unet", dtype)
+            settings = AutoencoderKL.load_config(path, subfolder="vae")
+            # SDXL's autoencoder overflows in float16, and says so.
+            overflows = precision == "float16" and settings.get("force_upcast", False)
+            vae = part(AutoencoderKL, "vae", torch.float32 if overflows else dtype)
+            text_encoder = _load_text_encoder(path, is_xl=unet.config.addition_embed_type == "text_time")
+            for tower in text_encoder.towers:
+                tower.model.to(device=target, dtype=dtype)  # type: ignore[call-arg]
             schedule = NoiseSchedule.from_config(DDIMScheduler.load_config(path, subfolder="scheduler"))
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -112,4 +114,16 @@ def load_base(name: str, precision: Precision = "float32", device: str | torch.d
             f"base model {name!r} cannot be loaded ({reason}); give a diffusers folder or hub id"
         ) from None
     attach(unet)
-    return Base(name, unet, vae, text_encoder, tokenizer, schedule, target, precision)
+    return Base(name, unet, vae, text_encoder, schedule, target, precision)
+
+
+def _load_text_encoder(path: str, *, is_xl: bool) -> TextEncoder:
+    def tower(cls: Any, suffix: str) -> TextTower:
+        tokenizer = CLIPTokenizer.from_pretrained(path, subfolder=f"tokenizer{suffix}")
+        return TextTower(load_complete(cls, path, f"text_encoder{suffix}"), tokenizer)
+
+    if not is_xl:
+        return TextEncoder((tower(CLIPTextModel, ""),))
+    config = DiffusionPipeline.load_config(path)
+    towers = tower(CLIPTextModel, ""), tower(CLIPTextModelWithProjection, "_2")
+    return TextEncoder(towers, empty_is_zero=bool(config.get("force_zeros_for_empty_prompt", True)))

@@ -71,6 +71,11 @@ class ImageEncoder:
         """E of the embeddings."""
         return int(self.model.config.projection_dim)
 
+    @property
+    def side(self) -> int:
+        """Of the squares that it sees, px."""
+        return int(str(self.model.config.image_size))
+
     def preprocess(self, images: Sequence[ImageLike]) -> Tensor:
         """Pictures to normalised pixels [B, 3, S, S]."""
         pixels = self.processor(images=[as_pil(image) for image in images], return_tensors="pt")["pixel_values"]
@@ -91,8 +96,7 @@ class ImageEncoder:
 
     def look_at_nothing(self) -> Impression:
         """The mean-grey picture: zeros after normalisation, as adapters were trained to see when there is no image."""
-        side = int(str(self.model.config.image_size))
-        return self._look(torch.zeros(1, 3, side, side))
+        return self._look(torch.zeros(1, 3, self.side, self.side))
 
     @torch.no_grad()
     def _look(self, pixels: Tensor) -> Impression:

@@ -27,3 +27,7 @@ class BaseModelError(NigaoeError):
 
 class RequestError(NigaoeError):
     """A generation was asked for that cannot be made."""
+
+
+class GenerationError(RuntimeError):
+    """One picture could not be drawn, for a reason of its own; those beside it were."""

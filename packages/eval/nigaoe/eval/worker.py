@@ -12,11 +12,12 @@ from PIL import Image
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter
 from nigaoe.core.bases import Base, load_base
-from nigaoe.core.conditioning import guided_image_prompts, image_features, require_encoder
 from nigaoe.core.encoders import ImageEncoder, load_image_encoder
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt
 from nigaoe.core.errors import AdapterError
+from nigaoe.core.image_features import image_features, require_encoder
+from nigaoe.core.image_prompts import guided_image_prompts
 from nigaoe.core.pixels import centre_crop, to_tensor
 from nigaoe.eval.config import EvalConfig, ToyProtocolConfig
 from nigaoe.eval.protocols.make import make_protocol
@@ -101,7 +102,7 @@ class ShardWorker:
         base = self._engine_of(cell).base
         pixels = torch.stack([to_tensor(centre_crop(picture, base.default_size_px)) for picture in pictures])
         mean, _ = base.encode_images(pixels)
-        decoded = base.decode(mean * base.vae.config.scaling_factor)
+        decoded = base.decode(base.scale_latents(mean))
         return [Image.fromarray(picture.numpy()) for picture in decoded]
 
     def _generate(self, task: ShardTask, samples: list[Sample]) -> list[Image.Image]:
@@ -111,23 +112,23 @@ class ShardWorker:
             Generation(
                 prompt=sample.prompt,
                 negative_prompt=setting.negative_prompt,
-                image_prompt=image_prompt,
+                image_prompts=image_prompts,
                 seed=row_seed(self.config.seed, task.start + i),
                 steps=setting.steps,
                 guidance_scale=setting.guidance_scale,
             )
-            for i, (sample, image_prompt) in enumerate(zip(samples, prompts, strict=True))
+            for i, (sample, image_prompts) in enumerate(zip(samples, prompts, strict=True))
         ]
         return self._engine_of(task.cell).generate(generations)
 
-    def _image_prompts(self, cell: CellPlan, references: list[Image.Image]) -> list[GuidedImagePrompt | None]:
+    def _image_prompts(self, cell: CellPlan, references: list[Image.Image]) -> list[tuple[GuidedImagePrompt, ...]]:
         if cell.adapter is None:
-            return [None] * len(references)
+            return [()] * len(references)
         if self._encoder is None:
             self._encoder = load_image_encoder(self.config.protocol.image_encoder, self.spec.device)
         adapter = self._adapter_of(cell.adapter, self._engine_of(cell).base)
         features = image_features(adapter, self._encoder, references)
-        return [*guided_image_prompts(adapter, features, self.config.sampling.adapter_scale)]
+        return [(prompt,) for prompt in guided_image_prompts(adapter, features, self.config.sampling.adapter_scale)]
 
     def _adapter_of(self, name: str, base: Base) -> IPAdapter:
         if name not in self._adapters:

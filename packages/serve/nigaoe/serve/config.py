@@ -17,7 +17,7 @@ class EngineConfig(Config):
     """Requests inside one replica; more wait outside."""
     max_queued_requests: int = Field(256, ge=1)
     """Requests that wait for a replica; one more is answered with 503."""
-    cached_image_prompts: int = Field(64, ge=1)
+    cached_image_prompts_mib: int = Field(512, ge=1)
     """Image prompts kept ready, per picture, adapter and scale."""
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from nigaoe.core.engine.engine import Engine
-from nigaoe.core.engine.rows import Generation
-from nigaoe.serve.conditioning import ImagePrompts
+from nigaoe.core.conditioner import Conditioner, Reference
+from nigaoe.core.engine.engine import Engine, Stepped
+from nigaoe.core.engine.rows import Generation, GuidedImagePrompt
+from nigaoe.core.image_prompts import PromptScales
 from nigaoe.serve.config import EngineConfig
 from nigaoe.serve.models import Models
 from nigaoe.serve.orders import EngineStats, Order
@@ -47,7 +48,8 @@ class EngineThread:
 
     def __init__(self, models: Models, config: EngineConfig) -> None:
         self._engines = {name: Engine(base, config.max_rows) for name, base in models.bases.items()}
-        self._prompts = ImagePrompts(models, config.cached_image_prompts)
+        self._adapters = models.adapters
+        self._conditioner = Conditioner(models.image_encoder, prompt_bytes=config.cached_image_prompts_mib * 2**20)
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._jobs: list[_Job] = []
         self._unet_calls = 0
@@ -123,16 +125,13 @@ class EngineThread:
             self._jobs.append(job)
 
     def _generations(self, order: Order) -> list[Generation]:
-        prompt = None
-        if order.reference is not None:
-            assert order.adapter is not None
-            prompt = self._prompts.of(order.reference, order.adapter, order.adapter_scale)
+        prompts = self._image_prompts(order)
         width, height = order.size or (None, None)
         return [
             Generation(
                 prompt=order.prompt,
                 negative_prompt=order.negative_prompt,
-                image_prompt=prompt,
+                image_prompts=prompts,
                 seed=seed,
                 steps=order.steps,
                 guidance_scale=order.guidance_scale,
@@ -141,6 +140,14 @@ class EngineThread:
             )
             for seed in order.seeds
         ]
+
+    def _image_prompts(self, order: Order) -> tuple[GuidedImagePrompt, ...]:
+        if order.reference is None:
+            return ()
+        assert order.adapter is not None
+        picture = Image.fromarray(order.reference.pixels)
+        reference = Reference(images=(picture,), scales=PromptScales(scale=order.adapter_scale))
+        return (self._conditioner.prompt(self._adapters[order.adapter], reference),)
 
     def _withdraw_cancelled(self) -> None:
         for job in [job for job in self._jobs if job.future.cancelled()]:
@@ -151,12 +158,17 @@ class EngineThread:
         for ticket in job.places:
             self._engines[job.order.base].cancel(ticket)
 
-    def _hand_over(self, base: str, finished: Pictures) -> None:
-        if not finished:
-            return
+    def _hand_over(self, base: str, stepped: Stepped) -> None:
         for job in [job for job in self._jobs if job.order.base == base]:
-            for ticket in finished.keys() & job.places.keys():
-                job.pictures[job.places.pop(ticket)] = finished[ticket]
+            for ticket in stepped.failures.keys() & job.places.keys():
+                # One picture of an order that cannot be had: its others are of no use to whoever waits for all.
+                job.fail(stepped.failures[ticket])
+            if job.future.done():
+                self._withdraw(job)
+                self._jobs.remove(job)
+                continue
+            for ticket in stepped.pictures.keys() & job.places.keys():
+                job.pictures[job.places.pop(ticket)] = stepped.pictures[ticket]
             if not job.places:
                 self._jobs.remove(job)
                 if job.future.set_running_or_notify_cancel():

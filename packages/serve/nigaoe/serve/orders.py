@@ -15,8 +15,6 @@ class Reference:
 
     pixels: NDArray[np.uint8]
     """RGB [H, W, 3]; an array travels between processes without a copy."""
-    digest: str
-    """SHA-256 of the bytes it was decoded from."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

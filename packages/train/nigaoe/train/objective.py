@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.bases import Base
+from nigaoe.core.unet_call import UNetCall, run_unet
 from nigaoe.train.config import DropConfig
 from nigaoe.train.prepared import Batch
 
@@ -27,7 +28,7 @@ class AdapterObjective(nn.Module):
         # In a tuple, so that optimizers, checkpoints and DeepSpeed see the adapter alone.
         self._base = (base,)
         self._drop = drop
-        self._empty_ids = base.tokenize([""])
+        self._empty_ids = base.text_encoder.tokenize([""])
 
     def forward(self, batch: Batch, timesteps: Tensor, noise: Tensor, uniform: Tensor) -> Tensor:
         """Mean squared error on what the base predicts (epsilon or v), float32 scalar."""
@@ -35,15 +36,9 @@ class AdapterObjective(nn.Module):
         image_dropped, text_dropped = drop_masks(uniform, self._drop)
         ids = torch.where(text_dropped[:, None], self._empty_ids, batch.token_ids)
         embeds = torch.where(image_dropped[:, None], 0.0, batch.image_embeds).to(base.device)
-        latents = batch.latents.to(base.device) * base.vae.config.scaling_factor
+        latents = base.scale_latents(batch.latents.to(base.device))
         noise, timesteps = noise.to(base.device), timesteps.to(base.device)
         noisy = base.schedule.add_noise(latents, noise, timesteps)
-        with base.autocast():
-            prediction = base.unet(
-                noisy,
-                timesteps,
-                encoder_hidden_states=base.encode_ids(ids),
-                cross_attention_kwargs={"image_prompt": self.adapter(embeds)},
-                return_dict=False,
-            )[0]
-        return F.mse_loss(prediction.float(), base.schedule.target(latents, noise, timesteps))
+        text = base.text_encoder.encode_ids(ids)
+        call = UNetCall(noisy, timesteps, text.states, image_prompts=(self.adapter(embeds),))
+        return F.mse_loss(run_unet(base.unet, call), base.schedule.target(latents, noise, timesteps))

@@ -167,7 +167,7 @@ class ShardEncoder:
         side = self.settings["resolution_px"]
         mean, logvar = self.base.encode_images(torch.stack([to_tensor(centre_crop(image, side)) for image in images]))
         count = self.settings["captions"]
-        ids = [self.base.tokenize(row["captions"]) for row in rows]
+        ids = [self.base.text_encoder.tokenize(row["captions"]) for row in rows]
         return [
             {
                 "latent_mean": mean.half().cpu(),

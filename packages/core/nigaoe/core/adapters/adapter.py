@@ -175,9 +175,9 @@ class IPAdapter(nn.Module):
         """Width C of its image tokens."""
         return self.widths.cross_attention_dim
 
-    def forward(self, *features: Tensor) -> ImagePrompt:
-        """Encode images, given what `variant.inputs` names, in that order."""
-        tokens = self.image_proj(*features)
+    def forward(self, *features: Tensor, **settings: float) -> ImagePrompt:
+        """Encode images, given what `variant.inputs` names, in that order; FaceID-Plus v2 takes `shortcut_scale`."""
+        tokens = self.image_proj(*features, **settings)
         cross = self.cross_layers.values()
         return ImagePrompt(
             keys=tuple(layer.to_k_ip(tokens) for layer in cross),

@@ -54,6 +54,8 @@ class Variant:
     marker: str
     """A key of `image_proj` that its files have."""
     has_lora: bool = False
+    has_shortcut: bool = False
+    """Whether its projection takes a `shortcut_scale`."""
 
 
 def _resampler(feature: Feature) -> Callable[[Widths], nn.Module]:
@@ -97,7 +99,7 @@ VARIANTS: dict[VariantName, Variant] = {
             marker="proj.3.weight",
         ),
         Variant("faceid-plus", _BOTH, 4, _faceid_plus(shortcut=False), marker=_PERCEIVER, has_lora=True),
-        Variant("faceid-plusv2", _BOTH, 4, _faceid_plus(shortcut=True), marker=_PERCEIVER, has_lora=True),
+        Variant("faceid-plusv2", _BOTH, 4, _faceid_plus(shortcut=True), _PERCEIVER, has_lora=True, has_shortcut=True),
         Variant("faceid", ("identity",), 4, _identity, marker="proj.0.weight", has_lora=True),
         Variant("portrait", ("identity",), 16, _identity, marker="proj.0.weight"),
         Variant("plus", ("hidden_states",), 16, _resampler("hidden_states"), marker="latents"),

@@ -1,37 +1,91 @@
 """Requests and the rows they become."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from nigaoe.core.attention import AttentionLora, ImagePrompt
+from nigaoe.core.attention import ImagePrompt, KeysValues
+from nigaoe.core.controlnets import ControlNet
 from nigaoe.core.samplers.plan import SamplingPlan, Step
 from nigaoe.core.samplers.registry import SamplerName
+from nigaoe.core.text_encoders import TextStates
 
 
-@dataclass(frozen=True)
-class GuidedImagePrompt:
+class GuidedImagePrompt(NamedTuple):
     """An image prompt and its unconditional twin, one row each, scale folded in."""
 
     conditional: ImagePrompt
     unconditional: ImagePrompt
+    start: float = 0.0
+    """Share of the run, in [0, 1], before which it is silent."""
+    end: float = 1.0
+    """Share of the run after which it is silent."""
+    mask: Tensor | None = None
+    """Where it applies, float32 [H, W] in [0, 1] at the size of the picture; None: everywhere."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Control:
+    """A picture that a ControlNet reads: edges, depth, a pose."""
+
+    net: ControlNet
+    image: Image.Image
+    """Of the size of the picture that is drawn."""
+    scale: float = 1.0
+    start: float = 0.0
+    """Share of the run, in [0, 1], before which it is silent."""
+    end: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Generation:
     """One picture that somebody wants."""
 
     prompt: str
     negative_prompt: str = ""
-    image_prompt: GuidedImagePrompt | None = None
+    image_prompts: tuple[GuidedImagePrompt, ...] = ()
+    """Of one adapter or of several; each attends on its own."""
     seed: int = 0
     steps: int = 25
     guidance_scale: float = 7.5
+    """1: none, at half the cost."""
     sampler: SamplerName = "ddim"
     width: int | None = None
-    """Pixels; None: the base's own."""
+    """Pixels; None: those of `init_image`, or the base's own."""
     height: int | None = None
+    init_image: Image.Image | None = None
+    """Start from this picture instead of noise alone."""
+    strength: float = 0.8
+    """How much of the run is left to draw over `init_image`, in [0, 1]; 1 forgets all but its layout."""
+    repaint: Image.Image | None = None
+    """Draw only where this mask is white; the rest stays `init_image`. Of its size."""
+    controls: tuple[Control, ...] = ()
+    original_size: tuple[int, int] | None = None
+    """(height, width) that SDXL is told the picture had; None: its own."""
+    crop_top_left: tuple[int, int] = (0, 0)
+    """Likewise, where it was cut from."""
+
+
+class RowText(NamedTuple):
+    """A prompt as one row of a UNet call reads it."""
+
+    encoded: TextStates
+    """One row."""
+    keys_values: KeysValues
+
+
+class Repaint(NamedTuple):
+    """What an inpainted row keeps, with a UNet that knows nothing of inpainting."""
+
+    mask: Tensor
+    """float32 [1, h, w]: 1 where it is drawn anew."""
+    x0: Tensor
+    """Latents of the picture, [C, h, w]."""
+    noise: Tensor
+    """The noise that the run began with, [C, h, w]."""
 
 
 @dataclass(eq=False)
@@ -43,11 +97,19 @@ class Row:
     plan: SamplingPlan
     latents: Tensor
     """[C, h, w]."""
-    text: Tensor
-    """[T, C]; with its unconditional twin below."""
-    negative_text: Tensor
+    text: RowText
+    negative_text: RowText
     generator: torch.Generator
     """Its own, on the CPU; nobody else draws from it."""
+    regions: tuple[dict[int, Tensor] | None, ...]
+    """Of each image prompt: where it applies, [1, N, 1] by the number of queries."""
+    control_images: tuple[Tensor, ...] = ()
+    """Of each control, [3, H, W] in [0, 1]."""
+    time_ids: Tensor | None = None
+    """float32 [6], what SDXL is told of sizes."""
+    beside: Tensor | None = None
+    """Channels that an inpainting UNet reads beside the latents: mask and the picture around it, [1 + C, h, w]."""
+    repaint: Repaint | None = None
     position: int = 0
     previous_x0: Tensor | None = None
     """What the step before took for the picture; multistep samplers look back at it."""
@@ -67,11 +129,31 @@ class Row:
         """Steps still to be taken."""
         return len(self.plan) - self.position
 
+    @property
+    def speaking(self) -> tuple[int, ...]:
+        """Which of its image prompts apply to the step that comes next."""
+        prompts = enumerate(self.generation.image_prompts)
+        return tuple(i for i, prompt in prompts if self.is_within(prompt.start, prompt.end))
+
+    def is_within(self, start: float, end: float) -> bool:
+        """Whether the step that comes next lies in a window, by the rule of diffusers' ControlNet pipelines."""
+        return self.position / len(self.plan) >= start and (self.position + 1) / len(self.plan) <= end
+
     def fresh_noise(self) -> Tensor:
         """Noise for the step that comes next, [C, h, w]; zeros where its sampler adds none."""
         if self.coefficients.n == 0:
             return torch.zeros_like(self.latents)
         return torch.randn(self.latents.shape, generator=self.generator).to(self.latents.device)
+
+    def take(self, latents: Tensor, x0: Tensor) -> None:
+        """Arrive at the latents of the next step."""
+        self.position += 1
+        if self.repaint is not None:
+            mask, known, noise = self.repaint
+            if not self.is_done:
+                known = self.coefficients.signal * known + self.coefficients.sigma * noise
+            latents = torch.where(mask > 0, latents, known)
+        self.latents, self.previous_x0 = latents, x0
 
     @property
     def is_guided(self) -> bool:
@@ -82,45 +164,3 @@ class Row:
     def is_done(self) -> bool:
         """Whether every step was taken."""
         return self.steps_left == 0
-
-
-def stack_image_prompts(prompts: list[ImagePrompt | None]) -> ImagePrompt | None:
-    """One batch of prompts of different length; None attends to nothing. All None gives None."""
-    present = [p for p in prompts if p is not None]
-    if not present:
-        return None
-    longest = max(p.num_tokens for p in present)
-    needs_mask = any(p is not None and (p.num_tokens < longest or p.mask is not None) for p in prompts)
-
-    def padded(x: Tensor | None, like: Tensor) -> Tensor:
-        if x is None:
-            # A row without an image meets zero values: its image attention is exactly zero.
-            return like.new_zeros(1, longest, like.shape[2])
-        return torch.nn.functional.pad(x, (0, 0, 0, longest - x.shape[1]))
-
-    layers = range(len(present[0].keys))
-    keys = tuple(torch.cat([padded(p and p.keys[i], present[0].keys[i]) for p in prompts]) for i in layers)
-    values = tuple(torch.cat([padded(p and p.values[i], present[0].values[i]) for p in prompts]) for i in layers)
-    loras = _stack_loras(prompts)
-    if not needs_mask:
-        return ImagePrompt(keys, values, loras=loras)
-    mask = torch.ones(len(prompts), longest, dtype=torch.bool, device=keys[0].device)
-    for i, p in enumerate(prompts):
-        if p is not None:
-            mask[i, : p.num_tokens] = True if p.mask is None else p.mask[0]
-            mask[i, p.num_tokens :] = False
-    return ImagePrompt(keys, values, mask, loras)
-
-
-def _stack_loras(prompts: list[ImagePrompt | None]) -> tuple[AttentionLora, ...]:
-    """One LoRA per set of weights, for the rows that brought it; the others do not pass through it at all."""
-    owners: dict[int, tuple[AttentionLora, list[int]]] = {}
-    for i, prompt in enumerate(prompts):
-        for lora in prompt.loras if prompt is not None else ():
-            owners.setdefault(lora.key, (lora, []))[1].append(i)
-
-    def stacked(lora: AttentionLora, rows: list[int]) -> AttentionLora:
-        some = next(pair.down for layer in lora.layers for pair in layer.values())
-        return lora._replace(rows=None if len(rows) == len(prompts) else torch.tensor(rows, device=some.device))
-
-    return tuple(stacked(lora, rows) for lora, rows in owners.values())

@@ -6,8 +6,8 @@ from nigaoe.core.samplers.plan import SamplingPlan, Step, implied_x0
 from nigaoe.core.samplers.schedule import NoiseSchedule
 
 
-def ddim(schedule: NoiseSchedule, steps: int) -> SamplingPlan:
-    """Timesteps are those of diffusers' scheduler of that name."""
+def ddim(schedule: NoiseSchedule, steps: int, start: int = 0) -> SamplingPlan:
+    """Timesteps are those of diffusers' scheduler of that name, from the one numbered `start`."""
     scheduler = DDIMScheduler.from_config(schedule.config)
     scheduler.set_timesteps(steps)
     ratio = schedule.num_train_timesteps // steps
@@ -18,5 +18,5 @@ def ddim(schedule: NoiseSchedule, steps: int) -> SamplingPlan:
         # x_s = alpha_s x_0 + sigma_s noise, with the noise that x_t and x_0 imply.
         a = (1 - then) ** 0.5 / sigma
         p, q = implied_x0(alpha, sigma, schedule.prediction)
-        rows.append(Step(p, q, a, then**0.5 - a * alpha))
-    return SamplingPlan(scheduler.timesteps.float(), tuple(rows), 1.0)
+        rows.append(Step(p, q, a, then**0.5 - a * alpha, signal=alpha, sigma=sigma))
+    return SamplingPlan(scheduler.timesteps.float()[start:], tuple(rows[start:]), 1.0)

@@ -6,22 +6,26 @@ from nigaoe.core.samplers.plan import SamplingPlan, Step
 from nigaoe.core.samplers.schedule import NoiseSchedule, Prediction
 
 
-def euler(schedule: NoiseSchedule, steps: int) -> SamplingPlan:
-    """Sigmas are those of diffusers' scheduler of that name."""
+def euler(schedule: NoiseSchedule, steps: int, start: int = 0) -> SamplingPlan:
+    """Sigmas are those of diffusers' scheduler of that name, from the one numbered `start`."""
     scheduler = EulerDiscreteScheduler.from_config(schedule.config)
     scheduler.set_timesteps(steps)
-    return _plan(scheduler, schedule.prediction, ancestral=False)
+    return _plan(scheduler, schedule.prediction, start, ancestral=False)
 
 
-def euler_ancestral(schedule: NoiseSchedule, steps: int) -> SamplingPlan:
+def euler_ancestral(schedule: NoiseSchedule, steps: int, start: int = 0) -> SamplingPlan:
     """As `euler`, but each step goes down further and adds fresh noise of the request's own."""
     scheduler = EulerAncestralDiscreteScheduler.from_config(schedule.config)
     scheduler.set_timesteps(steps)
-    return _plan(scheduler, schedule.prediction, ancestral=True)
+    return _plan(scheduler, schedule.prediction, start, ancestral=True)
 
 
 def _plan(
-    scheduler: EulerDiscreteScheduler | EulerAncestralDiscreteScheduler, prediction: Prediction, *, ancestral: bool
+    scheduler: EulerDiscreteScheduler | EulerAncestralDiscreteScheduler,
+    prediction: Prediction,
+    start: int,
+    *,
+    ancestral: bool,
 ) -> SamplingPlan:
     sigmas = scheduler.sigmas.double().tolist()
     rows = []
@@ -29,8 +33,9 @@ def _plan(
         fresh = (after**2 * (sigma**2 - after**2) / sigma**2) ** 0.5 if ancestral else 0.0
         down = (after**2 - fresh**2) ** 0.5
         p, q = _implied_x0(sigma, prediction)
-        rows.append(Step(p, q, down / sigma, 1 - down / sigma, n=fresh, scale=(sigma**2 + 1) ** -0.5))
-    return SamplingPlan(scheduler.timesteps.float(), tuple(rows), float(scheduler.init_noise_sigma))
+        scale = (sigma**2 + 1) ** -0.5
+        rows.append(Step(p, q, down / sigma, 1 - down / sigma, n=fresh, scale=scale, sigma=sigma))
+    return SamplingPlan(scheduler.timesteps.float()[start:], tuple(rows[start:]), float(scheduler.init_noise_sigma))
 
 
 def _implied_x0(sigma: float, prediction: Prediction) -> tuple[float, float]:

@@ -27,6 +27,9 @@ class Step(NamedTuple):
     n: float = 0.0
     scale: float = 1.0
     """By which x_t is multiplied before the UNet sees it."""
+    signal: float = 1.0
+    """x_t = signal x_0 + sigma noise."""
+    sigma: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +40,7 @@ class SamplingPlan:
     """What the UNet is told, float32 [steps]; some samplers stand between two training timesteps."""
     steps: tuple[Step, ...]
     initial_sigma: float
-    """Standard deviation of the noise that a run starts from."""
+    """Standard deviation of the noise that a run starts from, if it starts from nothing else."""
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -47,8 +50,8 @@ def affine_step(
     x: Tensor, output: Tensor, previous_x0: Tensor, noise: Tensor, steps: Sequence[Step]
 ) -> tuple[Tensor, Tensor]:
     """One step of rows [B, C, h, w], each by its own coefficients: the next x and this step's x_0."""
-    table = torch.tensor(steps, dtype=torch.float32, device=x.device)
-    p, q, a, b, c, n, _ = (column.view(-1, 1, 1, 1) for column in table.unbind(1))
+    table = torch.tensor([step[:6] for step in steps], dtype=torch.float32, device=x.device)
+    p, q, a, b, c, n = (column.view(-1, 1, 1, 1) for column in table.unbind(1))
     x0 = p * x + q * output
     return a * x + b * x0 + c * previous_x0 + n * noise, x0
 

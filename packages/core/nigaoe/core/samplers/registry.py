@@ -1,7 +1,6 @@
 """Samplers by the names that users know."""
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 from nigaoe.core.samplers.ddim import ddim
 from nigaoe.core.samplers.dpmpp_2m import dpmpp_2m, dpmpp_2m_karras
@@ -12,7 +11,15 @@ from nigaoe.core.samplers.schedule import NoiseSchedule
 
 SamplerName = Literal["ddim", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_karras", "lcm"]
 
-SAMPLERS: dict[SamplerName, Callable[[NoiseSchedule, int], SamplingPlan]] = {
+
+class Sampler(Protocol):
+    """Makes plans."""
+
+    def __call__(self, schedule: NoiseSchedule, steps: int, start: int = 0) -> SamplingPlan:
+        """A plan of so many steps, of which the first `start` are left out, as image-to-image does."""
+
+
+SAMPLERS: dict[SamplerName, Sampler] = {
     "ddim": ddim,
     "euler": euler,
     "euler_a": euler_ancestral,

@@ -9,11 +9,12 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.variants import VARIANTS, Feature, VariantName
 from nigaoe.core.bases import Base
-from nigaoe.core.conditioning import guided_image_prompts, image_features, require_encoder
 from nigaoe.core.encoders import ImageEncoder
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt
 from nigaoe.core.errors import AdapterError
+from nigaoe.core.image_features import image_features, require_encoder
+from nigaoe.core.image_prompts import guided_image_prompts
 
 IDENTITY = 16
 
@@ -80,10 +81,10 @@ def test_nothing_to_encode_and_nobody_recognised_are_errors(base: Base, encoder:
 def test_every_variant_shares_a_call_and_no_row_feels_another(base: Base, encoder: ImageEncoder) -> None:
     """Rows of all variants, of two FaceIDs with LoRAs of their own, and of no adapter: alone or together, the same."""
     adapters = [_adapter(base, encoder, variant) for variant in VARIANTS] + [_adapter(base, encoder, "faceid", 9)]
-    prompts = [None, *(_prompt(adapter, encoder, i, 0.8) for i, adapter in enumerate(adapters))]
+    prompts = [(), *((_prompt(adapter, encoder, i, 0.8),) for i, adapter in enumerate(adapters))]
     generations = [
         Generation(
-            prompt=f"a photo {i}", seed=i, steps=4, guidance_scale=1.0 if i % 3 == 0 else 4.0, image_prompt=prompt
+            prompt=f"a photo {i}", seed=i, steps=4, guidance_scale=1.0 if i % 3 == 0 else 4.0, image_prompts=prompt
         )
         for i, prompt in enumerate(prompts)
     ]
@@ -107,7 +108,7 @@ def test_a_lora_changes_its_own_rows(base: Base, encoder: ImageEncoder) -> None:
     outcomes = []
     for image_prompt in (prompt, stripped):
         engine = Engine(base)
-        engine.submit(Generation(prompt="a photo", seed=1, steps=4, image_prompt=image_prompt))
+        engine.submit(Generation(prompt="a photo", seed=1, steps=4, image_prompts=(image_prompt,)))
         engine.step()
         outcomes.append(engine._active[0].latents)
     assert (outcomes[0] - outcomes[1]).abs().max() > 1e-3

@@ -1,0 +1,164 @@
+"""From what a request says of pictures to an image prompt, with a memory: who asks again waits for no encoder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nigaoe.core.adapters.adapter import IPAdapter
+from nigaoe.core.caches import CacheStats, TensorCache, image_digest
+from nigaoe.core.embedding_files import StoredEmbeddings
+from nigaoe.core.encoders import ImageEncoder, ImageLike, Impression, as_pil
+from nigaoe.core.engine.rows import GuidedImagePrompt
+from nigaoe.core.errors import AdapterError
+from nigaoe.core.faces.encoder import FaceEncoder
+from nigaoe.core.faces.features import adapter_face_features
+from nigaoe.core.image_features import ImageFeatures, image_features, stored_features
+from nigaoe.core.image_prompts import PromptScales, guided_image_prompt
+from nigaoe.core.models import fingerprint
+from nigaoe.core.references.crops import CropMode, crop_reference
+
+FEATURE_CACHE_BYTES = 256 * 2**20
+"""About 180 pictures of ViT-H's hidden states."""
+PROMPT_CACHE_BYTES = 512 * 2**20
+"""About 400 prompts of 16 tokens for SD 1.5, in float32."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """Pictures, or their stored embeddings, and what to make of them; one adapter reads them."""
+
+    images: tuple[Image.Image, ...] = ()
+    stored: StoredEmbeddings | None = None
+    """In place of pictures."""
+    crop: CropMode = "centre"
+    crop_position: tuple[float, float] = (0.5, 0.5)
+    negative: Image.Image | None = None
+    """What the result should not be like."""
+    scales: PromptScales = field(default_factory=PromptScales)
+    mask: Tensor | None = None
+    """Where it applies, float32 [H, W] in [0, 1] at the size of the picture."""
+
+
+class Conditioner:
+    """Encodes references, for one thread. Two memories: what encoders saw, and the keys and values made of it."""
+
+    def __init__(
+        self,
+        encoder: ImageEncoder | None,
+        faces: FaceEncoder | None = None,
+        *,
+        feature_bytes: int = FEATURE_CACHE_BYTES,
+        prompt_bytes: int = PROMPT_CACHE_BYTES,
+    ) -> None:
+        self._looks = None if encoder is None else _Remembering(encoder, feature_bytes)
+        self._faces = faces
+        self._prompts: TensorCache[GuidedImagePrompt] = TensorCache(prompt_bytes)
+        self._fingerprints: WeakKeyDictionary[IPAdapter, str] = WeakKeyDictionary()
+
+    def prompt(self, adapter: IPAdapter, reference: Reference) -> GuidedImagePrompt:
+        """Encode a reference for an adapter.
+
+        Raises:
+            AdapterError: Nothing to encode, an encoder of another adapter, or a scale outside its range.
+            FaceNotFoundError: The variant reads an identity and a picture shows no face.
+            ImageError: A picture that no crop mode takes.
+        """
+        if reference.stored is not None:
+            prompt = guided_image_prompt(adapter, stored_features(adapter, reference.stored), reference.scales)
+        else:
+            negative = None if reference.negative is None else image_digest(reference.negative)
+            pictures = tuple(image_digest(image) for image in reference.images)
+            key = (self._fingerprint(adapter), pictures, negative, *_how(reference))
+            prompt = self._prompts.get(key, lambda: self._encode(adapter, reference))
+        return prompt._replace(mask=reference.mask)
+
+    @property
+    def feature_cache(self) -> CacheStats:
+        """Figures of the memory for what the image encoder saw."""
+        return self._looks.cache if self._looks is not None else CacheStats(0, 0, 0, 0, 0)
+
+    @property
+    def prompt_cache(self) -> CacheStats:
+        """Figures of the memory for keys and values."""
+        return self._prompts.stats
+
+    def _encode(self, adapter: IPAdapter, reference: Reference) -> GuidedImagePrompt:
+        return guided_image_prompt(adapter, self._features(adapter, reference), reference.scales)
+
+    def _features(self, adapter: IPAdapter, reference: Reference) -> ImageFeatures:
+        inputs = adapter.variant.inputs
+        if not reference.images:
+            raise AdapterError("an image prompt needs at least one picture and got none; give one")
+        identity, images = None, list(reference.images)
+        if "identity" in inputs:
+            if self._faces is None:
+                raise AdapterError(
+                    f"variant {adapter.variant.name!r} reads a face recogniser's identity and there is no face "
+                    "encoder; give one, or use an adapter that reads the image alone"
+                )
+            identity, images = adapter_face_features(adapter, self._faces, images)
+            if inputs == ("identity",):
+                return ImageFeatures((identity,), (torch.zeros_like(identity[:1]),))
+        if self._looks is None:
+            raise AdapterError(f"variant {adapter.variant.name!r} reads CLIP and there is no image encoder; give one")
+        squares = images
+        if identity is None:
+            squares = [square for image in images for square in self._cropped(image, reference)]
+        return image_features(adapter, self._looks, squares, identity, reference.negative)
+
+    def _cropped(self, image: Image.Image, reference: Reference) -> list[Image.Image]:
+        assert self._looks is not None
+        if reference.crop == "centre" and reference.crop_position == (0.5, 0.5):
+            return [image]
+        return crop_reference(image, reference.crop, self._looks.side, reference.crop_position)
+
+    def _fingerprint(self, adapter: IPAdapter) -> str:
+        if adapter not in self._fingerprints:
+            self._fingerprints[adapter] = f"{adapter.variant.name} {fingerprint(adapter)}"
+        return self._fingerprints[adapter]
+
+
+def _how(reference: Reference) -> tuple[object, ...]:
+    return reference.crop, reference.crop_position, reference.scales
+
+
+class _Remembering:
+    """An image encoder that looks at each picture once."""
+
+    def __init__(self, encoder: ImageEncoder, limit_bytes: int) -> None:
+        self._encoder = encoder
+        self._seen: TensorCache[Impression] = TensorCache(limit_bytes)
+
+    @property
+    def name(self) -> str:
+        return self._encoder.name
+
+    @property
+    def embed_dim(self) -> int:
+        return self._encoder.embed_dim
+
+    @property
+    def hidden_dim(self) -> int:
+        return self._encoder.hidden_dim
+
+    @property
+    def side(self) -> int:
+        return self._encoder.side
+
+    @property
+    def cache(self) -> CacheStats:
+        return self._seen.stats
+
+    def look(self, images: Sequence[ImageLike]) -> Impression:
+        seen = [self._look(as_pil(image)) for image in images]
+        return Impression(*(torch.cat(parts) for parts in zip(*seen, strict=True)))
+
+    def look_at_nothing(self) -> Impression:
+        return self._seen.get(None, self._encoder.look_at_nothing)
+
+    def _look(self, image: Image.Image) -> Impression:
+        return self._seen.get(image_digest(image), lambda: self._encoder.look([image]))

@@ -1,0 +1,31 @@
+"""Whose turn it is: rows of one latent shape share a call, and shapes share the machine by the work they get."""
+
+from collections.abc import Sequence
+
+from nigaoe.core.engine.rows import Row
+
+Shape = tuple[int, ...]
+
+
+class Turns:
+    """Stride scheduling (Waldspurger & Weihl, 1995) over shapes: next is the one that has been given the least work.
+
+    A crowd of large pictures cannot hold up a small one, nor the other way round.
+    """
+
+    def __init__(self) -> None:
+        self._given: dict[Shape, float] = {}
+
+    def next(self, rows: Sequence[Row], most: int) -> tuple[Row, ...]:
+        """Up to `most` rows of one shape, those that came first; none if there are none."""
+        if not rows:
+            self._given.clear()
+            return ()
+        waiting = dict.fromkeys(tuple(row.latents.shape) for row in rows)
+        known = [self._given[shape] for shape in waiting if shape in self._given]
+        # Who comes anew begins where the others are: neither behind them nor with a claim on the past.
+        self._given = {shape: self._given.get(shape, min(known, default=0.0)) for shape in waiting}
+        turn = min(waiting, key=lambda shape: self._given[shape])
+        chosen = tuple([row for row in rows if tuple(row.latents.shape) == turn][:most])
+        self._given[turn] += sum(row.latents.numel() * (1 + row.is_guided) for row in chosen)
+        return chosen

@@ -1,0 +1,138 @@
+"""What an image prompt can say, folded into keys and values: several pictures, scales of every kind, windows, masks."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from nigaoe.core.adapters.adapter import IPAdapter
+from nigaoe.core.attention import ImagePrompt
+from nigaoe.core.engine.rows import GuidedImagePrompt
+from nigaoe.core.errors import AdapterError
+from nigaoe.core.image_features import ImageFeatures, Merge, merged_features
+from nigaoe.core.layer_scales import LayerScales
+
+Combination = Literal["concat", Merge]
+"""`concat`: the tokens of all pictures stand side by side; the others make one picture's features of them."""
+ScaledSides = Literal["v", "k_v", "k_v_c", "k_mean_v_c"]
+"""What a scale multiplies, as ComfyUI's `embeds_scaling` names it: V only; K and V; the same with the scale times C /
+1280, so that narrow layers hear less; K and the mean of V over the tokens, with that scale."""
+
+SCALES = (-1.0, 5.0)
+"""Bounds of a scale: beyond them pictures fall apart with every published adapter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptScales:
+    """How loudly an image prompt speaks, where and when. All of it is the request's own."""
+
+    scale: float = 1.0
+    layers: LayerScales | None = None
+    """By what each layer multiplies the scale, as `layer_scales` gives it; None: all alike."""
+    sides: ScaledSides = "v"
+    combination: Combination = "concat"
+    weights: tuple[float, ...] | None = None
+    """Of each picture: of its values where tokens are concatenated, else of its features."""
+    start: float = 0.0
+    """Share of the run, in [0, 1], before which it is silent."""
+    end: float = 1.0
+    shortcut_scale: float = 1.0
+    """FaceID-Plus v2: how much of the face's CLIP features is added to its identity."""
+    lora_scale: float = 1.0
+    """FaceID: how much of its LoRA."""
+
+
+@torch.no_grad()
+def guided_image_prompt(
+    adapter: IPAdapter, features: ImageFeatures, scales: PromptScales = PromptScales(), mask: Tensor | None = None
+) -> GuidedImagePrompt:
+    """One prompt of all pictures; `mask`: where it applies, float32 [H, W] in [0, 1].
+
+    Raises:
+        AdapterError: A scale outside its range, not one weight per picture, or factors for another number of layers.
+    """
+    _check(adapter, scales)
+    features = features._replace(**{side: _on(adapter, getattr(features, side)) for side in features._fields})
+    weights = scales.weights
+    if scales.combination != "concat":
+        features, weights = merged_features(features, scales.combination, weights), None
+    if weights is not None and len(weights) != features.num_pictures:
+        raise AdapterError(f"{len(weights)} weights were given for {features.num_pictures} pictures; give one each")
+    conditional = _concatenated(_encode(adapter, features.conditional, scales), weights)
+    unconditional = _encode(adapter, features.unconditional, scales)
+    return _scaled(conditional, unconditional, scales)._replace(start=scales.start, end=scales.end, mask=mask)
+
+
+def guided_image_prompts(adapter: IPAdapter, features: ImageFeatures, scale: float = 1.0) -> list[GuidedImagePrompt]:
+    """One prompt per picture."""
+    count = features.num_pictures
+    one_by_one = [
+        features._replace(conditional=tuple(x[i : i + 1] for x in features.conditional)) for i in range(count)
+    ]
+    return [guided_image_prompt(adapter, one, PromptScales(scale=scale)) for one in one_by_one]
+
+
+def _check(adapter: IPAdapter, scales: PromptScales) -> None:
+    low, high = SCALES
+    for name in ("scale", "shortcut_scale", "lora_scale"):
+        value = getattr(scales, name)
+        if not (math.isfinite(value) and low <= value <= high):
+            raise AdapterError(f"{name} {value:g} is outside [{low:g}, {high:g}]; choose a number between")
+    layers = len(adapter.cross_layers)
+    if scales.layers is not None and len(scales.layers.factors) != layers:
+        raise AdapterError(
+            f"{len(scales.layers.factors)} layer factors were given for an adapter of {layers} layers; give one each"
+        )
+
+
+def _on(adapter: IPAdapter, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    weight = next(adapter.parameters())
+    return tuple(x.to(weight.device, weight.dtype) for x in features)
+
+
+def _encode(adapter: IPAdapter, features: tuple[Tensor, ...], scales: PromptScales) -> ImagePrompt:
+    settings = {"shortcut_scale": scales.shortcut_scale} if adapter.variant.has_shortcut else {}
+    prompt: ImagePrompt = adapter(*features, **settings)
+    return prompt._replace(loras=tuple(lora._replace(scale=scales.lora_scale) for lora in prompt.loras))
+
+
+def _concatenated(prompt: ImagePrompt, weights: Sequence[float] | None) -> ImagePrompt:
+    """Tokens of B pictures [B, M, C] side by side, [1, B * M, C]."""
+    if weights is not None:
+        prompt = prompt.scaled(prompt.values[0].new_tensor(weights))
+    keys, values = (tuple(x.flatten(0, 1)[None] for x in side) for side in (prompt.keys, prompt.values))
+    return prompt._replace(keys=keys, values=values)
+
+
+def _scaled(conditional: ImagePrompt, unconditional: ImagePrompt, scales: PromptScales) -> GuidedImagePrompt:
+    count = len(conditional.keys)
+    layers = scales.layers or LayerScales((1.0,) * count)
+    pairs: list[list[tuple[Tensor, Tensor]]] = [[], []]
+    for i in range(count):
+        sources = [(prompt.keys[i], prompt.values[i]) for prompt in (conditional, unconditional)]
+        if i in layers.swapped:
+            k, v = sources[0]
+            # ComfyUI's "precise" kinds: what the image says in these layers is to be avoided, and nothing put for it.
+            sources = [(torch.zeros_like(k), torch.zeros_like(v)), (k, v)]
+        for pair, (k, v) in zip(pairs, sources, strict=True):
+            pair.append(_scaled_sides(k, v, scales.scale * layers.factors[i], scales.sides))
+    sides = [tuple(zip(*pair, strict=True)) for pair in pairs]
+    return GuidedImagePrompt(
+        conditional._replace(keys=sides[0][0], values=sides[0][1]),
+        unconditional._replace(keys=sides[1][0], values=sides[1][1]),
+    )
+
+
+def _scaled_sides(k: Tensor, v: Tensor, scale: float, sides: ScaledSides) -> tuple[Tensor, Tensor]:
+    if sides == "v":
+        return k, v * scale
+    if sides == "k_v":
+        return k * scale, v * scale
+    penalised = scale * k.shape[-1] / 1280
+    if sides == "k_v_c":
+        return k * penalised, v * penalised
+    mean = v.mean(dim=1, keepdim=True)
+    return k * penalised, v - mean + mean * penalised
