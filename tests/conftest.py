@@ -1,6 +1,8 @@
 """What every test may rely on: one thread, nothing but loopback, a tiny base that is real in every part."""
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 # Before torch, transformers or Ray are imported by any test.
@@ -16,6 +18,7 @@ import torch
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.bases import Base, load_base
 from nigaoe.core.encoders import ImageEncoder, load_image_encoder
+from tiny_worlds import make_base
 
 torch.set_num_threads(1)
 
@@ -41,6 +44,18 @@ def adapter(base: Base, encoder: ImageEncoder) -> IPAdapter:
         for parameter in adapter.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     return adapter.requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny base of a kind: sd, sd-inpaint, sdxl."""
+    folder = tmp_path_factory.mktemp("tiny")
+
+    @cache
+    def make(kind: str) -> Path:
+        return make_base(kind, folder / kind)
+
+    return make
 
 
 @pytest.fixture

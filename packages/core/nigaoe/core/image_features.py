@@ -50,7 +50,7 @@ class ImageFeatures(NamedTuple):
     conditional: tuple[Tensor, ...]
     """In the order of `variant.inputs`, [B, ...]."""
     unconditional: tuple[Tensor, ...]
-    """The same of no picture, or of a negative one, [1, ...]."""
+    """The same of no picture, or of negative ones, [1, ...] or [B, ...]."""
 
     @property
     def num_pictures(self) -> int:
@@ -117,7 +117,7 @@ def stored_features(adapter: IPAdapter, stored: StoredEmbeddings) -> ImageFeatur
     features = ImageFeatures(*stored.in_order(adapter.variant.inputs))
     for feature, width in adapter.widths.features.items():
         _require_width(feature, width, stored.conditional[feature].shape[-1], stored.where)
-    return features._replace(unconditional=tuple(x[:1] for x in features.unconditional))
+    return features
 
 
 def embedding_features(image_embeds: Tensor) -> ImageFeatures:
@@ -134,7 +134,10 @@ def merged_features(features: ImageFeatures, how: Merge, weights: Sequence[float
     given = _weights(features.num_pictures, weights)
     if how in ("average", "norm_average") and sum(given) == 0:
         raise AdapterError("the weights of several pictures add up to 0, so they have no mean; change one")
-    return features._replace(conditional=tuple(_merged(x, how, given) for x in features.conditional))
+    return ImageFeatures(
+        tuple(_merged(x, how, given) for x in features.conditional),
+        tuple(x.mean(0, keepdim=True) for x in features.unconditional),
+    )
 
 
 def _weights(count: int, weights: Sequence[float] | None) -> list[float]:
