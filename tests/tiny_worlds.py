@@ -54,9 +54,14 @@ SCHEDULE: dict[str, Any] = {
 }
 
 
-def _text(cls: Any, width: int, tokenizer: CLIPTokenizer, **kwargs: int) -> Any:
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    shape = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 3, "num_attention_heads": 4}
+def _text(cls: Any, width: int, tokenizer: CLIPTokenizer, **kwargs: Any) -> Any:
+    ends: dict[str, Any] = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    shape: dict[str, Any] = {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    }
     length = tokenizer.model_max_length
     return cls(
         CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=length, **shape, **ends, **kwargs)

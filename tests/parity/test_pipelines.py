@@ -203,7 +203,7 @@ def test_several_controlnets(world: World, sampler: SamplerName, tmp_path: Path)
         Control(net=load_controlnet(str(nets[1])), image=_picture(6), scale=0.5, start=0.0, end=0.5),
     )
     generation = replace(_generation(world, sampler), controls=controls)
-    asked = {
+    asked: dict[str, Any] = {
         "controlnet_conditioning_scale": [0.8, 0.5],
         "control_guidance_start": [0.2, 0.0],
         "control_guidance_end": [1.0, 0.5],
@@ -222,8 +222,12 @@ def test_negative_prompts_and_sizes_of_xl(world: World) -> None:
     generation = replace(
         _generation(world, "euler"), negative_prompt="blurry", original_size=(64, 48), crop_top_left=(3, 5)
     )
-    told = {"original_size": (64, 48), "crops_coords_top_left": (3, 5), "target_size": (SIDE_PX, SIDE_PX)}
-    unlike = {f"negative_{name}": value for name, value in told.items()}
+    told: dict[str, Any] = {
+        "original_size": (64, 48),
+        "crops_coords_top_left": (3, 5),
+        "target_size": (SIDE_PX, SIDE_PX),
+    }
+    unlike: dict[str, Any] = {f"negative_{name}": value for name, value in told.items()}
     pipeline = world.theirs("text", "euler")
     theirs = _theirs(pipeline, height=SIDE_PX, width=SIDE_PX, negative_prompt="blurry", **told, **unlike)
     _agree(world, generation, theirs, replace(generation, negative_prompt=""))

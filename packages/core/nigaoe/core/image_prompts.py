@@ -62,16 +62,18 @@ def guided_image_prompt(
     if weights is not None and len(weights) != features.num_pictures:
         raise AdapterError(f"{len(weights)} weights were given for {features.num_pictures} pictures; give one each")
     conditional = _concatenated(_encode(adapter, features.conditional, scales), weights)
-    unconditional = _encode(adapter, features.unconditional, scales)
+    unconditional = _concatenated(_encode(adapter, features.unconditional, scales))
     return _scaled(conditional, unconditional, scales)._replace(start=scales.start, end=scales.end, mask=mask)
 
 
 def guided_image_prompts(adapter: IPAdapter, features: ImageFeatures, scale: float = 1.0) -> list[GuidedImagePrompt]:
     """One prompt per picture."""
     count = features.num_pictures
-    one_by_one = [
-        features._replace(conditional=tuple(x[i : i + 1] for x in features.conditional)) for i in range(count)
-    ]
+
+    def of(i: int, side: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(x if len(x) == 1 else x[i : i + 1] for x in side)
+
+    one_by_one = [ImageFeatures(of(i, features.conditional), of(i, features.unconditional)) for i in range(count)]
     return [guided_image_prompt(adapter, one, PromptScales(scale=scale)) for one in one_by_one]
 
 
@@ -99,7 +101,7 @@ def _encode(adapter: IPAdapter, features: tuple[Tensor, ...], scales: PromptScal
     return prompt._replace(loras=tuple(lora._replace(scale=scales.lora_scale) for lora in prompt.loras))
 
 
-def _concatenated(prompt: ImagePrompt, weights: Sequence[float] | None) -> ImagePrompt:
+def _concatenated(prompt: ImagePrompt, weights: Sequence[float] | None = None) -> ImagePrompt:
     """Tokens of B pictures [B, M, C] side by side, [1, B * M, C]."""
     if weights is not None:
         prompt = prompt.scaled(prompt.values[0].new_tensor(weights))
