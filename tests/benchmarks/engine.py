@@ -26,6 +26,7 @@ from PIL import Image
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter, save_adapter
+from nigaoe.core.allocator import keep_freed_memory
 from nigaoe.core.bases import Base, load_base
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation
@@ -216,6 +217,8 @@ def main() -> None:
     parser.add_argument("--only", help="part of a name")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    # For both sides, which share the process.
+    keep_freed_memory()
     base = load_base("toy/photo")
     with TemporaryDirectory() as folder:
         paths = []

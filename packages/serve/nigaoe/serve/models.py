@@ -7,6 +7,7 @@ import torch
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter
+from nigaoe.core.allocator import keep_freed_memory
 from nigaoe.core.bases import Base, load_base
 from nigaoe.core.encoders import ImageEncoder, load_image_encoder
 from nigaoe.core.errors import AdapterError, BaseModelError
@@ -34,6 +35,8 @@ def load_models(config: ServeConfig) -> Models:
     device = "cuda" if config.num_gpus > 0 else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise BaseModelError(f"num_gpus is {config.num_gpus:g} but torch sees no CUDA device; set num_gpus=0")
+    if device == "cpu":
+        keep_freed_memory()
     bases = {name: load_base(name, config.precision, device) for name in config.bases}
     encoder = None if config.image_encoder is None else load_image_encoder(config.image_encoder, device)
     adapters = {name: load_adapter(path).requires_grad_(False).to(device) for name, path in config.adapters.items()}

@@ -15,6 +15,7 @@ from nigaoe.core.caches import CacheStats, TensorCache
 from nigaoe.core.engine.batch import Batch, BatchKey, batch_key, pack
 from nigaoe.core.engine.controls import with_controls
 from nigaoe.core.engine.rows import Generation, Row, RowText
+from nigaoe.core.engine.runners import best_runner
 from nigaoe.core.engine.starts import skipped_steps, start
 from nigaoe.core.engine.turns import Turns
 from nigaoe.core.engine.validation import Size, regions, validated_size
@@ -22,7 +23,7 @@ from nigaoe.core.errors import GenerationError
 from nigaoe.core.pixels import to_tensor
 from nigaoe.core.samplers.plan import SamplingPlan, affine_step
 from nigaoe.core.samplers.registry import SAMPLERS
-from nigaoe.core.unet_call import Runner, run_unet
+from nigaoe.core.unet_call import Runner
 
 TEXT_CACHE_BYTES = 512 * 2**20
 """About a hundred prompts of SD 1.5 in float32, keys and values with them."""
@@ -40,10 +41,10 @@ class Stepped:
 class Engine:
     """Steps rows on one base. `max_rows` bounds a UNet call (a guided row counts once)."""
 
-    def __init__(self, base: Base, max_rows: int = 16, *, runner: Runner = run_unet, decode_rows: int = 4) -> None:
-        """`runner`: how the UNet is called. `decode_rows`: pictures decoded between two steps, at most."""
+    def __init__(self, base: Base, max_rows: int = 16, *, runner: Runner | None = None, decode_rows: int = 4) -> None:
+        """`runner`: how the UNet is called; None: `best_runner`. `decode_rows`: most pictures decoded between steps."""
         self.base, self.max_rows = base, max_rows
-        self._runner, self._decode_rows = runner, decode_rows
+        self._runner, self._decode_rows = runner or best_runner(base.unet), decode_rows
         self._active: list[Row] = []
         self._drawn: list[Row] = []
         self._turns = Turns()

@@ -23,8 +23,11 @@ class Turns:
             return ()
         waiting = dict.fromkeys(tuple(row.latents.shape) for row in rows)
         known = [self._given[shape] for shape in waiting if shape in self._given]
-        # Who comes anew begins where the others are: neither behind them nor with a claim on the past.
-        self._given = {shape: self._given.get(shape, min(known, default=0.0)) for shape in waiting}
+        now = min(known, default=max(self._given.values(), default=0.0))
+        # Who comes anew begins where the others are: neither behind them nor with a claim on the past. Who left ahead of
+        # them is remembered, or shapes that come and go, each for a single turn, could hold up all others for good.
+        ahead = {shape: given for shape, given in self._given.items() if given > now}
+        self._given = ahead | {shape: self._given.get(shape, now) for shape in waiting}
         turn = min(waiting, key=lambda shape: self._given[shape])
         chosen = tuple([row for row in rows if tuple(row.latents.shape) == turn][:most])
         self._given[turn] += sum(row.latents.numel() * (1 + row.is_guided) for row in chosen)

@@ -38,6 +38,8 @@ def validated_size(base: Base, generation: Generation) -> Size:
         control.net.require_fit(base.unet)
         _check_same_size("the image of a control", control.image, size)
         _check_window(control.start, control.end)
+        if not math.isfinite(control.scale):
+            raise RequestError(f"scale {control.scale:g} of a control is no finite number; give one, 0 for none")
     for prompt in generation.image_prompts:
         _check_prompt(base, prompt, size)
     return size
@@ -63,11 +65,13 @@ def regions(base: Base, mask: Tensor | None, size: Size) -> dict[int, Tensor] | 
 def _size(base: Base, generation: Generation) -> Size:
     own = (base.default_size_px, base.default_size_px)
     default_width, default_height = generation.init_image.size if generation.init_image is not None else own
-    width, height = generation.width or default_width, generation.height or default_height
+    width = default_width if generation.width is None else generation.width
+    height = default_height if generation.height is None else generation.height
     for name, side in (("width", width), ("height", height)):
         if side <= 0 or side % base.size_multiple:
             raise RequestError(
-                f"{name} {side} is not a positive multiple of {base.size_multiple}, which base {base.name!r} needs"
+                f"{name} {side} is not a positive multiple of {base.size_multiple}, which base {base.name!r} needs; "
+                "choose one"
             )
     return width, height
 
@@ -79,7 +83,9 @@ def _check_numbers(base: Base, generation: Generation) -> None:
     if generation.sampler not in SAMPLERS:
         raise RequestError(f"there is no sampler {generation.sampler!r}; choose one of {', '.join(SAMPLERS)}")
     if not math.isfinite(generation.guidance_scale):
-        raise RequestError(f"guidance_scale {generation.guidance_scale} is not a number; give one, 1 for no guidance")
+        raise RequestError(
+            f"guidance_scale {generation.guidance_scale} is no finite number; give one, 1 for no guidance"
+        )
     if not 0 <= generation.strength <= 1:
         raise RequestError(f"strength {generation.strength:g} is outside [0, 1]; choose a number between")
     if generation.init_image is not None and int(generation.steps * generation.strength) < 1:
@@ -110,8 +116,9 @@ def _check_prompt(base: Base, prompt: GuidedImagePrompt, size: Size) -> None:
     if tuple(prompt.mask.shape) != (height, width):
         given = "x".join(str(n) for n in reversed(prompt.mask.shape))
         raise RequestError(f"the mask of an image prompt is {given} px, the picture {width}x{height}; resize the mask")
-    if not bool(((prompt.mask >= 0) & (prompt.mask <= 1)).all()):
-        raise RequestError("the mask of an image prompt has values outside [0, 1]; rescale it")
+    low, high = float(prompt.mask.min()), float(prompt.mask.max())
+    if not (low >= 0 and high <= 1):
+        raise RequestError(f"the mask of an image prompt lies in [{low:g}, {high:g}], not in [0, 1]; rescale it")
 
 
 def _check_layers(base: Base, prompt: ImagePrompt) -> None:
@@ -122,5 +129,9 @@ def _check_layers(base: Base, prompt: ImagePrompt) -> None:
             f"an image prompt has keys for {len(ours)} layers of widths up to {max(ours)}, base {base.name!r} has "
             f"{len(theirs)} up to {max(theirs)}; make it with an adapter of this architecture"
         )
+    rows = max(len(layer) for layer in (*prompt.keys, *prompt.values))
+    if rows != 1:
+        # Side by side with those of other pictures, they would be taken for theirs.
+        raise AdapterError(f"an image prompt has {rows} rows, a picture has one; make a prompt of each or concatenate")
     if not all(bool(torch.isfinite(layer).all()) for layer in (*prompt.keys, *prompt.values)):
         raise AdapterError("an image prompt has keys or values that are not numbers; check the adapter and its scale")
