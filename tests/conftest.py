@@ -48,7 +48,7 @@ def adapter(base: Base, encoder: ImageEncoder) -> IPAdapter:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a tiny base of a kind: sd, sd-inpaint, sdxl."""
+    """The folder of a tiny base of a kind: sd, sd2, sd-inpaint, sdxl."""
     folder = tmp_path_factory.mktemp("tiny")
 
     @cache

@@ -43,6 +43,7 @@ SDXL: dict[str, Any] = {
     "projection_class_embeddings_input_dim": 6 * 8 + 24,
     "cross_attention_dim": 32 + 48,
 }
+SD2: dict[str, Any] = {**SD, "attention_head_dim": (4, 8), "use_linear_projection": True}
 SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -81,11 +82,11 @@ def _vae(scaling_factor: float) -> AutoencoderKL:
     ).eval()
 
 
-def make_base(kind: str, folder: Path, prediction: str = "epsilon") -> Path:
-    """Write a diffusers folder of kind sd, sd-inpaint or sdxl."""
+def make_base(kind: str, folder: Path) -> Path:
+    """Write a diffusers folder of kind sd, sd2 (which predicts v), sd-inpaint or sdxl."""
     torch.manual_seed(1)
     tokenizer = CLIPTokenizer.from_pretrained(locate("toy/photo"), subfolder="tokenizer")
-    scheduler = DDIMScheduler(**SCHEDULE, prediction_type=prediction)
+    scheduler = DDIMScheduler(**SCHEDULE, prediction_type="v_prediction" if kind == "sd2" else "epsilon")
     if kind == "sdxl":
         StableDiffusionXLPipeline(
             vae=_vae(0.13025),
@@ -102,7 +103,7 @@ def make_base(kind: str, folder: Path, prediction: str = "epsilon") -> Path:
         vae=_vae(0.18215),
         text_encoder=_text(CLIPTextModel, 32, tokenizer),
         tokenizer=tokenizer,
-        unet=UNet2DConditionModel(**{**SD, "in_channels": channels}).eval(),
+        unet=UNet2DConditionModel(**{**(SD2 if kind == "sd2" else SD), "in_channels": channels}).eval(),
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=None,

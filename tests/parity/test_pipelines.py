@@ -93,7 +93,7 @@ class World:
         return pipeline
 
 
-@pytest.fixture(scope="module", params=["sd", "sdxl", "sd-inpaint"])
+@pytest.fixture(scope="module")
 def world(
     request: pytest.FixtureRequest, tiny_base: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> World:
@@ -165,24 +165,23 @@ def _agree(world: World, generation: Generation, theirs: torch.Tensor, plain: Ge
         assert (ours - _ours(world, plain)).abs().max() > 1e-2, "what is compared must matter"
 
 
+@pytest.mark.parametrize("world", ["sd", "sd2", "sdxl"], indirect=True)
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_text_to_image(world: World, sampler: SamplerName) -> None:
-    if world.base.is_inpainting:
-        pytest.skip("an inpainting base draws over a picture")
     generation = _generation(world, sampler, WHOLE)
     theirs = _theirs(world.theirs("text", sampler), WHOLE, height=SIDE_PX, width=SIDE_PX)
     _agree(world, generation, theirs, replace(generation, image_prompts=()))
 
 
+@pytest.mark.parametrize("world", ["sd", "sdxl"], indirect=True)
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_image_to_image(world: World, sampler: SamplerName) -> None:
-    if world.base.is_inpainting:
-        pytest.skip("an inpainting base draws over a picture")
     generation = replace(_generation(world, sampler), init_image=_picture(4), strength=0.6)
     theirs = _theirs(world.theirs("image", sampler), image=_picture(4), strength=0.6)
     _agree(world, generation, theirs, replace(generation, strength=0.9))
 
 
+@pytest.mark.parametrize("world", ["sd", "sdxl", "sd-inpaint"], indirect=True)
 @pytest.mark.parametrize("strength", [0.7, 1.0])
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_inpainting(world: World, sampler: SamplerName, strength: float) -> None:
@@ -192,10 +191,9 @@ def test_inpainting(world: World, sampler: SamplerName, strength: float) -> None
     _agree(world, generation, theirs, replace(generation, seed=1))
 
 
+@pytest.mark.parametrize("world", ["sd", "sdxl"], indirect=True)
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m_karras"])
 def test_several_controlnets(world: World, sampler: SamplerName, tmp_path: Path) -> None:
-    if world.base.is_inpainting:
-        pytest.skip("diffusers has another pipeline for it")
     nets = [make_controlnet(world.base.unet, tmp_path / str(i), seed=i) for i in range(2)]
     theirs = world.theirs("control", sampler, controlnet=[ControlNetModel.from_pretrained(net) for net in nets])
     controls = (
@@ -216,9 +214,8 @@ def test_several_controlnets(world: World, sampler: SamplerName, tmp_path: Path)
     )
 
 
+@pytest.mark.parametrize("world", ["sdxl"], indirect=True)
 def test_negative_prompts_and_sizes_of_xl(world: World) -> None:
-    if not world.base.is_xl:
-        pytest.skip("sizes are told to SDXL alone")
     generation = replace(
         _generation(world, "euler"), negative_prompt="blurry", original_size=(64, 48), crop_top_left=(3, 5)
     )
