@@ -24,8 +24,8 @@ class Turns:
         waiting = dict.fromkeys(tuple(row.latents.shape) for row in rows)
         known = [self._given[shape] for shape in waiting if shape in self._given]
         now = min(known, default=max(self._given.values(), default=0.0))
-        # Who comes anew begins where the others are: neither behind them nor with a claim on the past. Who left ahead of
-        # them is remembered, or shapes that come and go, each for a single turn, could hold up all others for good.
+        # Who comes anew begins where the others are: neither behind them nor with a claim on the past. Who left ahead
+        # of them is remembered, or shapes that come and go, each for a single turn, could hold up all others for good.
         ahead = {shape: given for shape, given in self._given.items() if given > now}
         self._given = ahead | {shape: self._given.get(shape, now) for shape in waiting}
         turn = min(waiting, key=lambda shape: self._given[shape])
