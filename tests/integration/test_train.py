@@ -27,7 +27,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _config(dataset: Path, out: Path, steps: int) -> Path:
+def _config(dataset: Path, out: Path, steps: int, variant: str = "base") -> Path:
     config = {
         "name": "test",
         "out": str(out),
@@ -35,10 +35,11 @@ def _config(dataset: Path, out: Path, steps: int) -> Path:
         "image_encoder": "toy/image_encoder",
         "data": {
             "source": str(dataset / "portraits" / "captions.csv"),
-            "prepared": str(dataset / "prepared"),
+            "prepared": str(dataset / ("prepared" if variant == "base" else f"prepared-{variant}")),
             "shard_rows": 16,
             "reference": "other",
         },
+        "adapter": {"variant": variant},
         "steps": steps,
         "batch_size": 4,
         "ema_decay": 0.9,
@@ -102,6 +103,16 @@ def test_two_workers_train_and_publish_an_adapter(dataset: Path, tmp_path: Path)
     assert manifest["samples_seen"] == 12 * 4 * 2
     assert _starts(tmp_path / "run")[0]["world_size"] == 2
     load_adapter(tmp_path / "run" / "adapter.safetensors")
+
+
+@pytest.mark.timeout(600)
+def test_another_variant_trains_on_features_of_its_own(dataset: Path, tmp_path: Path) -> None:
+    config = _config(dataset, tmp_path / "run", steps=3, variant="plus-face")
+    _run("prepare", config)
+    _run("train", config)
+    adapter = load_adapter(tmp_path / "run" / "adapter.safetensors")
+    assert adapter.variant.name == "plus"
+    assert json.loads((tmp_path / "run" / "adapter.json").read_text())["variant"] == "plus"
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ from nigaoe.core.errors import DataError
 from nigaoe.core.manifests import PreparedManifest
 from nigaoe.train.config import DropConfig
 from nigaoe.train.datasets import read_records
+from nigaoe.train.features import PreparedFeatures
 from nigaoe.train.objective import drop_masks
-from nigaoe.train.prepared import PreparedDataset
+from nigaoe.train.prepared import PreparedDataset, ShardedRows
 from nigaoe.train.sampler import rows_at
 
 
@@ -91,6 +92,8 @@ def test_references_are_other_pictures_of_the_same_person() -> None:
             identities=3,
             shards=[],
         ),
+        features=PreparedFeatures("image_embeds", None, {}),
+        prompts={},
         columns={"identity": identity},
         first_of_identity=torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]),
         by_identity=identity.argsort(stable=True),
@@ -104,3 +107,10 @@ def test_references_are_other_pictures_of_the_same_person() -> None:
         assert others[3] == 3
         seen.add(int(others[0]))
     assert seen == {2, 4}
+
+
+def test_rows_are_found_in_whichever_shard_they_lie() -> None:
+    whole = torch.arange(14).view(7, 2)
+    rows = torch.tensor([6, 0, 2, 3, 3, 5, 1])
+    for lengths in ([7], [3, 3, 1], [1] * 7):
+        assert torch.equal(ShardedRows.of(whole.split(lengths)).at(rows), whole[rows].float())

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from nigaoe.core.adapters.variants import Variant, variant_named
 from nigaoe.core.config import Config
 
 
@@ -26,6 +27,32 @@ class DataConfig(Config):
     reference: Literal["same", "other"] = "same"
     """Which picture prompts: the target itself, or another one of the same `identity` where there is one.
     With `other` the adapter carries the person and leaves background and pose to the text."""
+
+
+class AdapterConfig(Config):
+    """What is trained."""
+
+    variant: str = "base"
+    """Architecture, by its own name or by that of a published file: `base`, `plus`, `plus-face`, `faceid`, ..."""
+    num_tokens: int | None = Field(None, ge=1)
+    """Image tokens per picture; as published when absent."""
+
+    @field_validator("variant")
+    @classmethod
+    def _exists(cls, name: str) -> str:
+        variant_named(name)
+        return name
+
+    @model_validator(mode="after")
+    def _counts_tokens(self) -> Self:
+        if self.num_tokens is not None and not self.kind.num_tokens:
+            raise ValueError(f"variant {self.variant!r} has one token per patch of the picture; leave num_tokens out")
+        return self
+
+    @property
+    def kind(self) -> Variant:
+        """The variant."""
+        return variant_named(self.variant)
 
 
 class OptimizerConfig(Config):
@@ -95,8 +122,10 @@ class TrainConfig(Config):
     base: str
     """Frozen base: a hub id, a folder, `toy/photo` or `toy/anime`."""
     image_encoder: str
+    face_encoder: str | None = None
+    """For variants that read an identity: `insightface`, `insightface:ROOT`, `onnx:FILE` or `dlib`."""
     data: DataConfig
-    num_tokens: int = Field(4, ge=1)
+    adapter: AdapterConfig = AdapterConfig()
     init_from: Path | None = None
     """Adapter file to start from; copies of the base's own keys and values when absent, as published."""
     steps: int = Field(ge=1)
@@ -114,3 +143,15 @@ class TrainConfig(Config):
     seed: int = 0
     cluster: ClusterConfig = ClusterConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _has_the_encoders(self) -> Self:
+        variant = self.adapter.variant
+        reads_identity = "identity" in self.adapter.kind.inputs
+        if reads_identity and self.face_encoder is None:
+            raise ValueError(f"variant {variant!r} reads an identity; name the recogniser in face_encoder")
+        if not reads_identity and self.face_encoder is not None:
+            raise ValueError(
+                f"variant {variant!r} reads no identity, so nothing asks {self.face_encoder!r}; leave face_encoder out"
+            )
+        return self

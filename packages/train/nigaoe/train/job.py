@@ -8,17 +8,25 @@ from typing import Any
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from nigaoe.core.adapters.files import load_adapter
+from nigaoe.core.adapters.files import load_adapter, read_adapter_file
+from nigaoe.core.adapters.variants import VariantName
 from nigaoe.core.errors import ConfigError, NigaoeError
 from nigaoe.core.manifests import AdapterManifest, PreparedManifest, read_prepared, write_json
 from nigaoe.train.cluster import connected
 from nigaoe.train.config import TrainConfig
+from nigaoe.train.features import PreparedFeatures, read_features, reading
 from nigaoe.train.loop import train_loop
 from nigaoe.train.progress import ProgressBar, ProgressBoard
 
 
 class TrainingFailed(NigaoeError):
     """The job gave up; what it had checkpointed is kept."""
+
+
+class TrainedAdapter(AdapterManifest):
+    """`adapter.json` of an adapter of any variant."""
+
+    variant: VariantName  # type: ignore[assignment]
 
 
 def train(config: TrainConfig) -> Path:
@@ -29,15 +37,11 @@ def train(config: TrainConfig) -> Path:
         TrainingFailed: The workers failed more often than allowed.
     """
     manifest = read_prepared(config.data.prepared)
-    _require_same_data(config, manifest)
+    features = read_features(config.data.prepared, manifest.fingerprint)
+    _require_same_data(config, manifest, features)
     config = _absolute(config)
     if config.init_from is not None:
-        # Read here, where a wrong file is one sentence and not a worker's stack trace.
-        variant = load_adapter(config.init_from).variant.name
-        if variant != "base":
-            raise ConfigError(
-                f"init_from {str(config.init_from)!r} is of variant {variant!r}; training knows 'base' so far"
-            )
+        _require_start(config, config.init_from, features)
     _claim_run(config, manifest.fingerprint)
     with connected(config.cluster):
         board = ProgressBoard.remote()  # type: ignore[attr-defined]
@@ -48,21 +52,45 @@ def train(config: TrainConfig) -> Path:
     return adapter_path
 
 
-def _require_same_data(config: TrainConfig, manifest: PreparedManifest) -> None:
+def _require_same_data(config: TrainConfig, manifest: PreparedManifest, features: PreparedFeatures) -> None:
     """Refuse a prepared dataset that this config would not have made."""
     source = config.data.source
     pairs = {
         "base": (manifest.base, config.base),
         "image_encoder": (manifest.image_encoder, config.image_encoder),
+        "face_encoder": (features.face_encoder, config.face_encoder),
         "resolution_px": (manifest.resolution_px, config.data.resolution_px or manifest.resolution_px),
     }
     if source.is_file():
         pairs["captions file"] = (manifest.captions_sha256[:12], hashlib.sha256(source.read_bytes()).hexdigest()[:12])
+    wanted = reading(config.adapter.kind)
+    if features.reading != wanted:
+        raise ConfigError(
+            f"the prepared dataset holds {features.reading!r}, adapter.variant {config.adapter.variant!r} reads "
+            f"{wanted!r}; run `nigaoe prepare` with this config"
+        )
     for what, (theirs, ours) in pairs.items():
         if theirs != ours:
             raise ConfigError(
                 f"the prepared dataset was made with {what} {theirs!r}, the config says {ours!r}; "
                 f"run `nigaoe prepare` with this config"
+            )
+
+
+def _require_start(config: TrainConfig, path: Path, features: PreparedFeatures) -> None:
+    """Refuse an adapter to start from that is another one; here, where it is a sentence and no worker's stack trace."""
+    candidates = read_adapter_file(path).candidates()
+    if candidates and config.adapter.kind not in candidates:
+        theirs = " or ".join(repr(variant.name) for variant in candidates)
+        raise ConfigError(
+            f"init_from {str(path)!r} is of variant {theirs}, the config says {config.adapter.variant!r}; "
+            f"set adapter.variant to what it is"
+        )
+    for name, width in load_adapter(path, config.adapter.variant).widths.features.items():
+        if features.widths[name] != width:
+            raise ConfigError(
+                f"init_from {str(path)!r} reads {name} of width {width}, the prepared dataset has "
+                f"{features.widths[name]}; prepare it with the encoder that the adapter was trained with"
             )
 
 
@@ -131,9 +159,10 @@ def _claim_run(config: TrainConfig, dataset_fingerprint: str) -> None:
     path.write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
 
 
-def _adapter_manifest(config: TrainConfig, path: Path, image_encoder_hash: str) -> AdapterManifest:
+def _adapter_manifest(config: TrainConfig, path: Path, image_encoder_hash: str) -> TrainedAdapter:
     adapter = load_adapter(path)
-    return AdapterManifest(
+    return TrainedAdapter(
+        variant=adapter.variant.name,
         base=config.base,
         image_encoder=config.image_encoder,
         image_encoder_hash=image_encoder_hash,

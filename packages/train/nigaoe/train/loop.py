@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter, save_adapter
+from nigaoe.core.adapters.variants import Feature
 from nigaoe.core.bases import Base, load_base
 from nigaoe.core.samplers.timestep_bias import draw_timesteps, timestep_weights
 from nigaoe.train import checkpoints
@@ -61,8 +62,7 @@ def train_loop(arguments: dict[str, Any]) -> None:
     torch.manual_seed(config.seed)
     base = load_base(config.base, config.precision, device)
     dataset = PreparedDataset.open(config.data.prepared)
-    embed_dim = dataset.columns["image_embeds"].shape[1]
-    adapter = _new_adapter(config, base, embed_dim).to(device)
+    adapter = _new_adapter(config, base, dataset.features.widths).to(device)
     average = {k: v.detach().clone() for k, v in adapter.state_dict().items()} if config.ema_decay else None
     optimizer = torch.optim.AdamW(
         adapter.parameters(),
@@ -70,9 +70,8 @@ def train_loop(arguments: dict[str, Any]) -> None:
         betas=config.optimizer.betas,
         weight_decay=config.optimizer.weight_decay,
     )
-    engine, *_ = deepspeed.initialize(
-        model=AdapterObjective(adapter, base, config.drop), optimizer=optimizer, config=deepspeed_config(config)
-    )
+    objective = AdapterObjective(adapter, base, config.drop, dataset.features.unconditional)
+    engine, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, config=deepspeed_config(config))
     start = checkpoints.restore(engine, average)
     tracker = Tracker(config, arguments["board"]) if rank == 0 else None
     if tracker is not None:
@@ -103,10 +102,11 @@ def train_loop(arguments: dict[str, Any]) -> None:
         tracker.close()
 
 
-def _new_adapter(config: TrainConfig, base: Base, embed_dim: int) -> IPAdapter:
+def _new_adapter(config: TrainConfig, base: Base, widths: Mapping[Feature, int]) -> IPAdapter:
+    variant, num_tokens = config.adapter.variant, config.adapter.num_tokens
     if config.init_from is None:
-        return IPAdapter.for_unet(base.unet, features={"image_embeds": embed_dim}, num_tokens=config.num_tokens)
-    adapter = load_adapter(config.init_from).train()
+        return IPAdapter.for_unet(base.unet, variant, features=widths, num_tokens=num_tokens)
+    adapter = load_adapter(config.init_from, variant).train()
     adapter.require_fit(base.unet)
     return adapter
 
@@ -137,5 +137,10 @@ def _update_average(average: dict[str, Tensor], adapter: IPAdapter, decay: float
 def _publish(adapter: IPAdapter, average: dict[str, Tensor] | None, config: TrainConfig) -> None:
     if average is not None:
         adapter.load_state_dict(average)
-    metadata = {"nigaoe": json.dumps({"variant": "base", "base": config.base, "image_encoder": config.image_encoder})}
-    save_adapter(adapter, Path(config.out) / "adapter.safetensors", metadata)
+    origin = {
+        "variant": adapter.variant.name,
+        "base": config.base,
+        "image_encoder": config.image_encoder,
+        **({} if config.face_encoder is None else {"face_encoder": config.face_encoder}),
+    }
+    save_adapter(adapter, Path(config.out) / "adapter.safetensors", {"nigaoe": json.dumps(origin)})

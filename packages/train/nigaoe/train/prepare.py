@@ -1,4 +1,4 @@
-"""Prepare: pictures and captions to cached latents, embeddings and token ids, shard by shard on Ray Data.
+"""Prepare: pictures and captions to cached latents, features and token ids, shard by shard on Ray Data.
 
 A shard is written whole or not at all and named by the hash of what made it; running again makes only what is missing.
 """
@@ -16,15 +16,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from nigaoe.core.adapters.variants import variant_named
 from nigaoe.core.bases import Base, load_base
-from nigaoe.core.encoders import ImageEncoder, load_image_encoder
 from nigaoe.core.errors import DataError, ImageError
-from nigaoe.core.images import read_image
 from nigaoe.core.manifests import PreparedManifest, PreparedShard, write_json
 from nigaoe.core.models import fingerprint
 from nigaoe.core.pixels import centre_crop, to_tensor
 from nigaoe.train.config import TrainConfig
 from nigaoe.train.datasets import Record, read_records
+from nigaoe.train.features import FeatureEncoder, PreparedFeatures, SeenPicture, reading, write_features
 
 ENCODE_BATCH = 32
 
@@ -33,20 +33,25 @@ def prepare(config: TrainConfig) -> PreparedManifest:
     """Encode a whole dataset and write its manifest.
 
     Raises:
-        DataError: The captions file is wrong, or pictures cannot be read; all of those are listed in `bad_files.txt`.
+        DataError: The captions file is wrong, or pictures cannot be read or show no face where the variant reads
+            one; all of those are listed in `bad_files.txt`.
     """
     data = config.data
     records = read_records(data.source, data.image_root, data.caption_columns)
     base = load_base(config.base)
-    encoder = load_image_encoder(config.image_encoder)
-    settings = {
+    variant = config.adapter.kind
+    encoder = FeatureEncoder.load(variant, config.image_encoder, config.face_encoder)
+    settings: dict[str, Any] = {
         "base": config.base,
         "image_encoder": config.image_encoder,
         "resolution_px": data.resolution_px or base.default_size_px,
         "captions": max(len(record.captions) for record in records),
-        "encoder_hash": encoder.fingerprint(),
+        "encoder_hash": encoder.image_encoder.fingerprint(),
         "vae_hash": fingerprint(base.vae),
     }
+    if reading(variant) != "image_embeds":
+        # Only then, so that shards from before there was a choice are found again.
+        settings |= {"reading": reading(variant), "face_encoder": config.face_encoder}
     identities = {name: i for i, name in enumerate(dict.fromkeys(record.identity for record in records))}
     shards = _plan(records, identities, data.shard_rows, settings)
     bad = _encode_missing(shards, settings, config)
@@ -63,12 +68,14 @@ def prepare(config: TrainConfig) -> PreparedManifest:
         fingerprint=_hash([shard["file"] for shard in shards]),
         base=config.base,
         image_encoder=config.image_encoder,
-        image_encoder_hash=str(settings["encoder_hash"]),
-        resolution_px=int(str(settings["resolution_px"])),
+        image_encoder_hash=settings["encoder_hash"],
+        resolution_px=settings["resolution_px"],
         rows=len(records),
         identities=len(identities),
         shards=[PreparedShard(file=shard["file"], rows=len(shard["rows"])) for shard in shards],
     )
+    features = PreparedFeatures(reading(variant), config.face_encoder, encoder.of_nothing())
+    write_features(features, data.prepared, manifest.fingerprint)
     write_json(manifest, data.prepared / "manifest.json")
     return manifest
 
@@ -117,7 +124,7 @@ def _encode_missing(shards: Sequence[dict[str, Any]], settings: dict[str, Any], 
             jobs = [{"job": json.dumps(shard)} for shard in missing]
             results = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map_batches(
                 ShardEncoder,
-                fn_constructor_args=(settings, str(folder.resolve())),
+                fn_constructor_args=(settings, config.adapter.variant, config.face_encoder, str(folder.resolve())),
                 batch_size=1,
                 compute=ray.data.ActorPoolStrategy(size=min(cluster.num_workers, len(jobs))),
                 num_cpus=cluster.cpus_per_worker,
@@ -132,13 +139,13 @@ def _encode_missing(shards: Sequence[dict[str, Any]], settings: dict[str, Any], 
 class ShardEncoder:
     """A Ray Data actor: holds the frozen encoders, writes one shard per call."""
 
-    def __init__(self, settings: dict[str, Any], folder: str) -> None:
+    def __init__(self, settings: dict[str, Any], variant: str, face_encoder: str | None, folder: str) -> None:
         self.folder = Path(folder)
         # Latents are encoded once and used for ever, so in full precision.
         device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
         self.settings = settings
         self.base: Base = load_base(settings["base"], device=device)
-        self.encoder: ImageEncoder = load_image_encoder(settings["image_encoder"], device)
+        self.encoder = FeatureEncoder.load(variant_named(variant), settings["image_encoder"], face_encoder, device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """Encode the shard of a one-row batch."""
@@ -156,23 +163,25 @@ class ShardEncoder:
         return {"rows": [len(shard["rows"])], "bad": [json.dumps(bad)]}
 
     def _encode(self, rows: list[dict[str, Any]], bad: list[str]) -> list[dict[str, Tensor]]:
-        images = []
+        pictures: list[SeenPicture] = []
         for row in rows:
             try:
-                images.append(read_image(Path(row["image"])))
+                pictures.append(self.encoder.read(Path(row["image"])))
             except ImageError as error:
                 bad.append(str(error))
         if bad:
             return []
         side = self.settings["resolution_px"]
-        mean, logvar = self.base.encode_images(torch.stack([to_tensor(centre_crop(image, side)) for image in images]))
+        mean, logvar = self.base.encode_images(
+            torch.stack([to_tensor(centre_crop(seen.image, side)) for seen in pictures])
+        )
         count = self.settings["captions"]
         ids = [self.base.text_encoder.tokenize(row["captions"]) for row in rows]
         return [
             {
                 "latent_mean": mean.half().cpu(),
                 "latent_logvar": logvar.half().cpu(),
-                "image_embeds": self.encoder.encode(images).float().cpu(),
+                **self.encoder.encode(pictures),
                 "token_ids": torch.stack([_repeat_rows(i, count) for i in ids]).to(torch.int32),
                 "num_captions": torch.tensor([len(i) for i in ids]),
                 "identity": torch.tensor([row["identity"] for row in rows]),
