@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
@@ -31,6 +31,8 @@ LAYERS = 4
 """Of cross-attention in the tiny base."""
 SIDES: tuple[ScaledSides, ...] = ("v", "k_v", "k_v_c", "k_mean_v_c")
 SCALE = st.floats(*SCALES)
+# A busy machine is slow, and not wrong.
+SETTINGS = settings(deadline=None, max_examples=50)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +119,7 @@ def _as_comfyui(sides: ScaledSides, weight: float, q: Tensor, k: Tensor, v: Tens
     return _attention(q, k * weight, (v - mean) + mean * weight)
 
 
+@SETTINGS
 @given(scale=SCALE, factors=st.lists(st.floats(0, 1), min_size=LAYERS, max_size=LAYERS), sides=st.sampled_from(SIDES))
 def test_scales_are_those_of_comfyui(
     adapter: IPAdapter, scale: float, factors: list[float], sides: ScaledSides
@@ -133,6 +136,7 @@ def test_scales_are_those_of_comfyui(
             _close(_seen(side, i), _as_comfyui(sides, weight, _queries(k.shape[1]), k, v))
 
 
+@SETTINGS
 @given(pictures=st.integers(1, 3), swapped=st.frozensets(st.integers(0, LAYERS - 1)), sides=st.sampled_from(SIDES))
 def test_precise_presets_put_the_image_on_the_other_side(
     adapter: IPAdapter, pictures: int, swapped: frozenset[int], sides: ScaledSides
@@ -161,6 +165,7 @@ def _row(stacked: ImagePrompt, row: int) -> ImagePrompt:
     return stacked._replace(loras=()).rows(row, row + 1)
 
 
+@SETTINGS
 @given(weights=st.lists(SCALE, min_size=2, max_size=3))
 def test_a_weight_is_of_the_values_of_its_picture(adapter: IPAdapter, weights: list[float]) -> None:
     features = _features(len(weights))
@@ -186,6 +191,7 @@ def _merge_by_hand(x: np.ndarray, how: Merge, w: np.ndarray) -> np.ndarray:
     return np.asarray((w @ (x / lengths[:, None])) * (w @ lengths))
 
 
+@SETTINGS
 @given(
     how=st.sampled_from(["average", "norm_average", "add", "subtract"]),
     weights=st.lists(st.floats(0.1, 5), min_size=1, max_size=4),
@@ -216,6 +222,7 @@ def test_a_normalised_average_of_states_goes_patch_by_patch() -> None:
         _close(merged[0, patch], torch.from_numpy(by_hand))
 
 
+@SETTINGS
 @given(pictures=st.integers(2, 4), how=st.sampled_from(["average", "norm_average"]))
 def test_a_mean_of_one_picture_is_that_picture(pictures: int, how: Merge) -> None:
     one = _features(1)
@@ -238,6 +245,7 @@ def test_a_negative_picture_takes_the_place_of_none(tiny: Base, encoder: ImageEn
     assert (prompt.unconditional.values[0] - plain.unconditional.values[0]).abs().max() > 1e-2
 
 
+@SETTINGS
 @given(shortcut=SCALE)
 def test_the_shortcut_adds_so_much_of_the_face(plusv2: IPAdapter, shortcut: float) -> None:
     adapter = plusv2
@@ -310,6 +318,7 @@ def test_a_face_adapter_twice_on_a_row_brings_its_lora_once(tiny: Base, faceid: 
     assert _matters(_latents(tiny, prompt, another), once), "one of other weights comes beside it"
 
 
+@SETTINGS
 @given(bounds=st.tuples(st.integers(0, 8), st.integers(0, 8)).filter(lambda bounds: bounds[0] < bounds[1]))
 def test_a_window_is_of_the_steps_that_lie_in_it(tiny: Base, adapter: IPAdapter, bounds: tuple[int, int]) -> None:
     start, end = (bound / 8 for bound in bounds)

@@ -1,10 +1,11 @@
 """From what a request says of pictures to an image prompt, with a memory: who asks again waits for no encoder."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from weakref import WeakKeyDictionary
 
 import torch
+from cachetools import LRUCache
 from PIL import Image
 from torch import Tensor
 
@@ -14,17 +15,25 @@ from nigaoe.core.embedding_files import StoredEmbeddings
 from nigaoe.core.encoders import ImageEncoder, ImageLike, Impression, as_pil
 from nigaoe.core.engine.rows import GuidedImagePrompt
 from nigaoe.core.errors import AdapterError
-from nigaoe.core.faces.encoder import FaceEncoder
+from nigaoe.core.faces.encoder import Face, FaceEncoder
 from nigaoe.core.faces.features import adapter_face_features
-from nigaoe.core.image_features import ImageFeatures, image_features, stored_features
+from nigaoe.core.image_features import (
+    ImageFeatures,
+    image_features,
+    picture_weights,
+    stored_features,
+    tiled_features,
+)
 from nigaoe.core.image_prompts import PromptScales, guided_image_prompt
 from nigaoe.core.models import fingerprint
-from nigaoe.core.references.crops import CropMode, crop_reference
+from nigaoe.core.references.crops import CropMode, crop_reference, mean_colour
 
 FEATURE_CACHE_BYTES = 256 * 2**20
 """About 180 pictures of ViT-H's hidden states."""
 PROMPT_CACHE_BYTES = 512 * 2**20
 """About 400 prompts of 16 tokens for SD 1.5, in float32."""
+FACE_CACHE_PICTURES = 4096
+"""What a recogniser says of one takes some kilobytes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,16 +44,17 @@ class Reference:
     stored: StoredEmbeddings | None = None
     """In place of pictures."""
     crop: CropMode = "centre"
+    """Of pictures that a variant reads whole; those of people are aligned by their faces."""
     crop_position: tuple[float, float] = (0.5, 0.5)
     negative: Image.Image | None = None
-    """What the result should not be like."""
+    """What the result should not be like; cut in the centre, as CLIP does."""
     scales: PromptScales = field(default_factory=PromptScales)
     mask: Tensor | None = None
     """Where it applies, float32 [H, W] in [0, 1] at the size of the picture."""
 
 
 class Conditioner:
-    """Encodes references, for one thread. Two memories: what encoders saw, and the keys and values made of it."""
+    """Encodes references, for one thread. It remembers what encoders saw, and the keys and values made of it."""
 
     def __init__(
         self,
@@ -55,7 +65,7 @@ class Conditioner:
         prompt_bytes: int = PROMPT_CACHE_BYTES,
     ) -> None:
         self._looks = None if encoder is None else _Remembering(encoder, feature_bytes)
-        self._faces = faces
+        self._faces = None if faces is None else _RememberingFaces(faces)
         self._prompts: TensorCache[GuidedImagePrompt] = TensorCache(prompt_bytes)
         self._fingerprints: WeakKeyDictionary[IPAdapter, str] = WeakKeyDictionary()
 
@@ -63,11 +73,13 @@ class Conditioner:
         """Encode a reference for an adapter.
 
         Raises:
-            AdapterError: Nothing to encode, an encoder of another adapter, or a scale outside its range.
+            AdapterError: Nothing to encode, things that exclude each other, an encoder of another adapter, or a scale
+                outside its range.
             FaceNotFoundError: The variant reads an identity and a picture shows no face.
             ImageError: A picture that no crop mode takes.
         """
         if reference.stored is not None:
+            self._require_readable(adapter, reference, reference.stored)
             prompt = guided_image_prompt(adapter, stored_features(adapter, reference.stored), reference.scales)
         else:
             negative = None if reference.negative is None else image_digest(reference.negative)
@@ -87,12 +99,39 @@ class Conditioner:
         return self._prompts.stats
 
     def _encode(self, adapter: IPAdapter, reference: Reference) -> GuidedImagePrompt:
-        return guided_image_prompt(adapter, self._features(adapter, reference), reference.scales)
-
-    def _features(self, adapter: IPAdapter, reference: Reference) -> ImageFeatures:
-        inputs = adapter.variant.inputs
         if not reference.images:
             raise AdapterError("an image prompt needs at least one picture and got none; give one")
+        weights = picture_weights(len(reference.images), reference.scales.weights)
+        features, tiles = self._features(adapter, reference)
+        scales = reference.scales
+        if max(tiles) > 1 and scales.combination == "concat":
+            repeated = [weight for weight, count in zip(weights, tiles, strict=True) for _ in range(count)]
+            scales = replace(scales, weights=tuple(repeated))
+        elif max(tiles) > 1:
+            features = tiled_features(features, tiles)
+        return guided_image_prompt(adapter, features, scales)
+
+    def _require_readable(self, adapter: IPAdapter, reference: Reference, stored: StoredEmbeddings) -> None:
+        if reference.images:
+            raise AdapterError(
+                f"{stored.where} and {len(reference.images)} pictures were given for one image prompt; give either"
+            )
+        if reference.negative is not None:
+            raise AdapterError(
+                f"{stored.where} and a negative picture were given for one image prompt; leave the picture out, or "
+                "store it and add it by `against`"
+            )
+        reads_clip = adapter.variant.inputs != ("identity",)
+        if not reads_clip or self._looks is None or stored.fingerprint in (None, self._looks.fingerprint):
+            return
+        raise AdapterError(
+            f"{stored.where} is of image encoder {stored.encoder!r} with weights {stored.fingerprint}, here is "
+            f"{self._looks.name!r} with {self._looks.fingerprint}; encode the pictures with this one"
+        )
+
+    def _features(self, adapter: IPAdapter, reference: Reference) -> tuple[ImageFeatures, list[int]]:
+        """Of all squares of all pictures, and how many squares each picture has."""
+        inputs = adapter.variant.inputs
         identity, images = None, list(reference.images)
         if "identity" in inputs:
             if self._faces is None:
@@ -100,21 +139,26 @@ class Conditioner:
                     f"variant {adapter.variant.name!r} reads a face recogniser's identity and there is no face "
                     "encoder; give one, or use an adapter that reads the image alone"
                 )
+            if inputs == ("identity",) and reference.negative is not None:
+                raise AdapterError(
+                    f"variant {adapter.variant.name!r} reads identities alone, which have no negative, and a negative "
+                    "picture was given; leave it out"
+                )
             identity, images = adapter_face_features(adapter, self._faces, images)
             if inputs == ("identity",):
-                return ImageFeatures((identity,), (torch.zeros_like(identity[:1]),))
+                return ImageFeatures((identity,), (torch.zeros_like(identity[:1]),)), [1] * len(images)
         if self._looks is None:
             raise AdapterError(f"variant {adapter.variant.name!r} reads CLIP and there is no image encoder; give one")
-        squares = images
-        if identity is None:
-            squares = [square for image in images for square in self._cropped(image, reference)]
-        return image_features(adapter, self._looks, squares, identity, reference.negative)
+        squares = [[image] if identity is not None else self._cropped(image, reference) for image in images]
+        flat = [square for some in squares for square in some]
+        features = image_features(adapter, self._looks, flat, identity, reference.negative)
+        return features, [len(some) for some in squares]
 
     def _cropped(self, image: Image.Image, reference: Reference) -> list[Image.Image]:
         assert self._looks is not None
         if reference.crop == "centre" and reference.crop_position == (0.5, 0.5):
             return [image]
-        return crop_reference(image, reference.crop, self._looks.side, reference.crop_position)
+        return crop_reference(image, reference.crop, self._looks.side, reference.crop_position, self._looks.fill)
 
     def _fingerprint(self, adapter: IPAdapter) -> str:
         if adapter not in self._fingerprints:
@@ -132,6 +176,7 @@ class _Remembering:
     def __init__(self, encoder: ImageEncoder, limit_bytes: int) -> None:
         self._encoder = encoder
         self._seen: TensorCache[Impression] = TensorCache(limit_bytes)
+        self._fingerprint: str | None = None
 
     @property
     def name(self) -> str:
@@ -150,6 +195,17 @@ class _Remembering:
         return self._encoder.side
 
     @property
+    def fill(self) -> tuple[int, int, int]:
+        """The colour that it takes for nothing."""
+        return mean_colour(self._encoder.processor.image_mean)
+
+    @property
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = self._encoder.fingerprint()
+        return self._fingerprint
+
+    @property
     def cache(self) -> CacheStats:
         return self._seen.stats
 
@@ -162,3 +218,25 @@ class _Remembering:
 
     def _look(self, image: Image.Image) -> Impression:
         return self._seen.get(image_digest(image), lambda: self._encoder.look([image]))
+
+
+class _RememberingFaces:
+    """A face encoder that searches each picture once."""
+
+    def __init__(self, encoder: FaceEncoder) -> None:
+        self._encoder = encoder
+        self._found: LRUCache[str, tuple[Face, ...]] = LRUCache(FACE_CACHE_PICTURES)
+
+    @property
+    def name(self) -> str:
+        return self._encoder.name
+
+    @property
+    def dim(self) -> int:
+        return self._encoder.dim
+
+    def find(self, image: Image.Image) -> list[Face]:
+        key = image_digest(image)
+        if key not in self._found:
+            self._found[key] = tuple(self._encoder.find(image))
+        return list(self._found[key])

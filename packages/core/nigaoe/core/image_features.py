@@ -4,6 +4,7 @@ What "no image" means differs from variant to variant, as each was trained with 
 mean-grey picture, zero *after* CLIP's normalisation and not black (Plus, Full-Face); the zero identity (FaceID).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
@@ -131,8 +132,9 @@ def merged_features(features: ImageFeatures, how: Merge, weights: Sequence[float
     Raises:
         AdapterError: Not one weight per picture, or weights that add up to nothing where a mean is wanted.
     """
-    given = _weights(features.num_pictures, weights)
-    if how in ("average", "norm_average") and sum(given) == 0:
+    given = picture_weights(features.num_pictures, weights)
+    # Not exactly 0: weights like 0.1, 0.2 and -0.3 leave a remainder, by which a mean would be divided.
+    if how in ("average", "norm_average") and abs(math.fsum(given)) <= 1e-6 * math.fsum(map(abs, given)):
         raise AdapterError("the weights of several pictures add up to 0, so they have no mean; change one")
     return ImageFeatures(
         tuple(_merged(x, how, given) for x in features.conditional),
@@ -140,7 +142,19 @@ def merged_features(features: ImageFeatures, how: Merge, weights: Sequence[float
     )
 
 
-def _weights(count: int, weights: Sequence[float] | None) -> list[float]:
+def tiled_features(features: ImageFeatures, tiles: Sequence[int]) -> ImageFeatures:
+    """Features of pictures that were seen in so many squares each: the mean over those of one picture."""
+    return features._replace(
+        conditional=tuple(torch.stack([part.mean(0) for part in x.split(list(tiles))]) for x in features.conditional)
+    )
+
+
+def picture_weights(count: int, weights: Sequence[float] | None) -> list[float]:
+    """One weight per picture, 1 where none were given.
+
+    Raises:
+        AdapterError: Not one per picture.
+    """
     if weights is not None and len(weights) != count:
         raise AdapterError(f"{len(weights)} weights were given for {count} pictures; give one each")
     return [1.0] * count if weights is None else list(weights)

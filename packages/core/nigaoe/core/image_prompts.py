@@ -12,7 +12,7 @@ from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.attention import ImagePrompt
 from nigaoe.core.engine.rows import GuidedImagePrompt
 from nigaoe.core.errors import AdapterError
-from nigaoe.core.image_features import ImageFeatures, Merge, merged_features
+from nigaoe.core.image_features import ImageFeatures, Merge, merged_features, picture_weights
 from nigaoe.core.layer_scales import LayerScales
 
 Combination = Literal["concat", Merge]
@@ -22,7 +22,7 @@ ScaledSides = Literal["v", "k_v", "k_v_c", "k_mean_v_c"]
 1280, so that narrow layers hear less; K and the mean of V over the tokens, with that scale."""
 
 SCALES = (-1.0, 5.0)
-"""Bounds of a scale: beyond them pictures fall apart with every published adapter."""
+"""Bounds of a scale, a weight and a layer's factor: beyond them pictures fall apart with every published adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +59,16 @@ def guided_image_prompt(
     weights = scales.weights
     if scales.combination != "concat":
         features, weights = merged_features(features, scales.combination, weights), None
-    if weights is not None and len(weights) != features.num_pictures:
-        raise AdapterError(f"{len(weights)} weights were given for {features.num_pictures} pictures; give one each")
-    conditional = _concatenated(_encode(adapter, features.conditional, scales), weights)
-    unconditional = _concatenated(_encode(adapter, features.unconditional, scales))
+    conditional = _concatenated(
+        _encode(adapter, features.conditional, scales),
+        None if weights is None else picture_weights(features.num_pictures, weights),
+    )
+    nothing = _encode(adapter, features.unconditional, scales)
+    if scales.layers is not None and scales.layers.swapped:
+        # All layers of a side have one number of tokens, and some of them get the conditional ones. Copies change
+        # nothing: attention is a mean.
+        nothing = _repeated(nothing, features.num_pictures)
+    unconditional = _concatenated(nothing)
     return _scaled(conditional, unconditional, scales)._replace(start=scales.start, end=scales.end, mask=mask)
 
 
@@ -79,8 +85,12 @@ def guided_image_prompts(adapter: IPAdapter, features: ImageFeatures, scale: flo
 
 def _check(adapter: IPAdapter, scales: PromptScales) -> None:
     low, high = SCALES
-    for name in ("scale", "shortcut_scale", "lora_scale"):
-        value = getattr(scales, name)
+    numbers = {name: getattr(scales, name) for name in ("scale", "shortcut_scale", "lora_scale")}
+    numbers |= {f"weight of picture {i + 1}:": weight for i, weight in enumerate(scales.weights or ())}
+    numbers |= {
+        f"factor of layer {i + 1}:": factor for i, factor in enumerate(scales.layers.factors if scales.layers else ())
+    }
+    for name, value in numbers.items():
         if not (math.isfinite(value) and low <= value <= high):
             raise AdapterError(f"{name} {value:g} is outside [{low:g}, {high:g}]; choose a number between")
     layers = len(adapter.cross_layers)
@@ -109,6 +119,14 @@ def _concatenated(prompt: ImagePrompt, weights: Sequence[float] | None = None) -
     return prompt._replace(keys=keys, values=values)
 
 
+def _repeated(prompt: ImagePrompt, count: int) -> ImagePrompt:
+    """One picture's prompt as that of `count` equal ones; that of several is left as it is."""
+    if len(prompt.keys[0]) == count:
+        return prompt
+    keys, values = (tuple(x.expand(count, -1, -1) for x in side) for side in (prompt.keys, prompt.values))
+    return prompt._replace(keys=keys, values=values)
+
+
 def _scaled(conditional: ImagePrompt, unconditional: ImagePrompt, scales: PromptScales) -> GuidedImagePrompt:
     count = len(conditional.keys)
     layers = scales.layers or LayerScales((1.0,) * count)
@@ -129,6 +147,9 @@ def _scaled(conditional: ImagePrompt, unconditional: ImagePrompt, scales: Prompt
 
 
 def _scaled_sides(k: Tensor, v: Tensor, scale: float, sides: ScaledSides) -> tuple[Tensor, Tensor]:
+    if scale == 0:
+        # Exactly nothing; what `k_mean_v_c` leaves of V averages to nothing but for rounding.
+        return k, torch.zeros_like(v)
     if sides == "v":
         return k, v * scale
     if sides == "k_v":

@@ -108,8 +108,8 @@ def layer_scales(preset: str, places: Sequence[LayerPlace]) -> LayerScales:
     if count not in CHOSEN[preset]:
         everywhere = ", ".join(name for name in PRESETS if name not in CHOSEN)
         raise RequestError(
-            f"layer preset {preset!r} is for Stable Diffusion 1.x, 2.x and XL; this base has {count} transformers, "
-            f"so give a factor for each layer or choose one of {everywhere}"
+            f"layer preset {preset!r} is for Stable Diffusion 1.x, 2.x and XL, and this base has {count} transformers; "
+            f"give a factor for each layer or choose one of {everywhere}"
         )
     chosen, avoided = CHOSEN[preset][count], AVOIDED.get(preset, {}).get(count, frozenset())
     swapped = frozenset(i for i, place in enumerate(places) if place.transformer in avoided)
