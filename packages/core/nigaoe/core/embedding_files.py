@@ -9,6 +9,7 @@
 import os
 import struct
 import uuid
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -53,7 +54,7 @@ class StoredEmbeddings:
     """Name of the encoder; None: the file does not say."""
     fingerprint: str | None = None
     """Of the encoder's weights, as `ImageEncoder.fingerprint`; None: the file does not say."""
-    where: str = "the embeddings"
+    where: str = "what was stored"
     """How messages name them."""
 
     def __len__(self) -> int:
@@ -272,7 +273,10 @@ def _require_stored(path: Path, where: str) -> None:
 
 def _unpickle(path: Path, where: str) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of damaged files torch warns before it fails; one sentence about them is enough.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise ImageError(
             f"{where} holds more than tensors, so it may run code and was not opened; save the tensors alone"
