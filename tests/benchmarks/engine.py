@@ -115,7 +115,7 @@ class Ours:
 
     def __init__(self, base: Base, adapters: Sequence[IPAdapter], runner: RunnerName | None) -> None:
         self.base, self.adapters = base, adapters
-        self.runner = best_runner(base.unet) if runner is None else make_runner(runner)
+        self.runner = best_runner(base.unet) if runner is None else make_runner(runner, base.unet)
 
     def run(self, requests: Sequence[Request], embeds: torch.Tensor) -> list[Image.Image]:
         """All requests at once."""

@@ -115,7 +115,7 @@ def apart(world: World, runner: Runner, call: UNetCall) -> float:
 
 def measure(world: World, name: RunnerName, rows: int, rounds: int, tflop: float) -> dict[str, object]:
     """One row of the result."""
-    call, runner, stock = world.call(rows), make_runner(name), world.stock_call()
+    call, runner, stock = world.call(rows), make_runner(name, world.unet), world.stock_call()
     differs = apart(world, runner, call)
     with torch.no_grad():
         for _ in range(3):

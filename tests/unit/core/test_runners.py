@@ -14,6 +14,7 @@ from nigaoe.core.engine.packed import can_pack, packed
 from nigaoe.core.engine.rows import Generation
 from nigaoe.core.engine.runners import ROW_COUNTS, CompiledRunner, RunnerName, filled, make_runner
 from nigaoe.core.engine.slots import stack_image_prompts
+from nigaoe.core.errors import BaseModelError
 from nigaoe.core.unet_call import UNetCall, run_unet
 
 
@@ -65,7 +66,7 @@ def test_more_rows_than_foreseen_stay_as_they_are(tiny: Base) -> None:
 def test_packed_weights_give_the_same(tiny: Base, rows: int) -> None:
     assert can_pack(tiny.unet), "torch lacks the operators, so the engine on the CPU is slower than it need be"
     before = {key: value.clone() for key, value in tiny.unet.state_dict().items()}
-    runner, call = make_runner("packed"), _call(tiny, rows)
+    runner, call = make_runner("packed", tiny.unet), _call(tiny, rows)
     with torch.no_grad():
         difference = runner(tiny.unet, call) - run_unet(tiny.unet, call)
         # Without keys and values of the text at hand, it makes them itself.
@@ -92,6 +93,13 @@ def test_compiled_calls_of_several_shapes_give_the_same(tiny_base: Callable[[str
             assert (runner(base.unet, call) - run_unet(base.unet, call)).abs().max() < 1e-5
 
 
+def test_runners_refuse_what_they_are_not_for(tiny: Base, tiny_base: Callable[[str], Path]) -> None:
+    with pytest.raises(BaseModelError, match="'graphed' needs a CUDA device, the base is on cpu; choose another"):
+        make_runner("graphed", tiny.unet)
+    with pytest.raises(BaseModelError, match="'packed' is for float32 on the CPU"):
+        make_runner("packed", load_base(str(tiny_base("sd")), "bfloat16").unet)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", ["compiled", "graphed"])
@@ -99,7 +107,7 @@ def test_a_gpu_draws_the_same_by_every_runner(tiny_base: Callable[[str], Path], 
     base = load_base(str(tiny_base("sd")), "float32", "cuda")
     generations = [Generation(prompt="a", seed=seed, steps=4 + seed % 3) for seed in range(5)]
     latents = []
-    for runner in (make_runner("eager"), make_runner(name)):
+    for runner in (make_runner("eager", base.unet), make_runner(name, base.unet)):
         engine = Engine(base, runner=runner)
         for generation in generations:
             engine.submit(generation)

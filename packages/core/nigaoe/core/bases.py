@@ -94,8 +94,9 @@ def load_base(name: str, precision: Precision = "float32", device: str | torch.d
     path, target, dtype = locate(name), torch.device(device), getattr(torch, precision)
 
     def part(cls: Any, subfolder: str, dtype: torch.dtype) -> Any:
-        model = cls.from_pretrained(path, subfolder=subfolder, torch_dtype=dtype)
-        return model.to(target).eval().requires_grad_(False)
+        model = cls.from_pretrained(path, subfolder=subfolder, torch_dtype=dtype).eval().requires_grad_(False)
+        # The layout in which tensor cores run convolutions; otherwise every one of them is transposed at every call.
+        return model.to(target, memory_format=torch.channels_last if target.type == "cuda" else torch.preserve_format)
 
     try:
         with quiet_loading():

@@ -11,6 +11,7 @@ from PIL import Image
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter
+from nigaoe.core.allocator import keep_freed_memory
 from nigaoe.core.bases import Base, load_base
 from nigaoe.core.encoders import ImageEncoder, load_image_encoder
 from nigaoe.core.engine.engine import Engine
@@ -52,6 +53,8 @@ class ShardWorker:
             os.chdir(spec.folder)
         self.spec, self.config = spec, spec.config
         self.protocol = make_protocol(spec.config)
+        if spec.device == "cpu":
+            keep_freed_memory()
         self.clip = ClipScorer.load(spec.config.protocol.clip, spec.device)
         self.judge = JudgeScorer.load() if isinstance(spec.config.protocol, ToyProtocolConfig) else None
         self.extractor: FeatureExtractor = self.clip if self.judge is None else self.judge

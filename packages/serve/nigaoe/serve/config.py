@@ -13,6 +13,9 @@ class EngineConfig(Config):
 
     max_rows: int = Field(16, ge=1)
     """Pictures stepped in one UNet call."""
+    runner: Literal["eager", "packed", "compiled", "graphed"] | None = None
+    """How the UNet is called; null: the fastest that needs no warm-up. `graphed`, CUDA graphs of compiled code, is the
+    fastest on a GPU and takes minutes of warm-up."""
     max_ongoing_requests: int = Field(64, ge=1)
     """Requests inside one replica; more wait outside."""
     max_queued_requests: int = Field(256, ge=1)

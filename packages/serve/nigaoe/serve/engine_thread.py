@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from nigaoe.core.bases import Base
 from nigaoe.core.conditioner import Conditioner, Reference
 from nigaoe.core.engine.engine import Engine, Stepped
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt
+from nigaoe.core.engine.runners import make_runner
 from nigaoe.core.image_prompts import PromptScales
 from nigaoe.serve.config import EngineConfig
 from nigaoe.serve.models import Models
@@ -47,7 +49,7 @@ class EngineThread:
     """One engine per base, stepped in turn for as long as anybody waits."""
 
     def __init__(self, models: Models, config: EngineConfig) -> None:
-        self._engines = {name: Engine(base, config.max_rows) for name, base in models.bases.items()}
+        self._engines = {name: _engine(base, config) for name, base in models.bases.items()}
         self._adapters = models.adapters
         self._conditioner = Conditioner(models.image_encoder, prompt_bytes=config.cached_image_prompts_mib * 2**20)
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -182,3 +184,8 @@ class EngineThread:
                 return
             if job is not None:
                 job.fail(EngineStoppedError("the engine has stopped"))
+
+
+def _engine(base: Base, config: EngineConfig) -> Engine:
+    runner = None if config.runner is None else make_runner(config.runner, base.unet)
+    return Engine(base, config.max_rows, runner=runner)

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nigaoe.core.attention import ImagePrompt, KeysValues
 from nigaoe.core.engine.packed import PackedRunner, can_pack
+from nigaoe.core.errors import BaseModelError
 from nigaoe.core.unet_call import Runner, UNetCall, run_unet
 
 RunnerName = Literal["eager", "packed", "compiled", "graphed"]
@@ -31,12 +32,24 @@ _PACKED = PackedRunner()
 """One for all engines: the copies that it holds are of bases, and go with them."""
 
 
-def make_runner(name: RunnerName) -> Runner:
-    """A runner by name; `packed` is for the CPU, graphs need a CUDA device and are made of compiled code."""
+def make_runner(name: RunnerName, unet: UNet2DConditionModel) -> Runner:
+    """A runner for a UNet by name; graphs are made of compiled code.
+
+    Raises:
+        BaseModelError: `packed` for a UNet that is not float32 on the CPU, `graphed` for one that is not on a GPU.
+    """
     if name == "eager":
         return run_unet
     if name == "packed":
-        return PackedRunner()
+        if not can_pack(unet):
+            raise BaseModelError(
+                "runner 'packed' is for float32 on the CPU; load the base so, or choose another runner"
+            )
+        return _PACKED
+    if name == "graphed" and unet.device.type != "cuda":
+        raise BaseModelError(
+            f"runner 'graphed' needs a CUDA device, the base is on {unet.device}; choose another runner"
+        )
     compiled = CompiledRunner()
     return compiled if name == "compiled" else GraphedRunner(compiled)
 
