@@ -5,6 +5,7 @@ on or off, another number of tokens, prompts, LoRA or ControlNet rows), sums are
 differently: 1e-5 of the row's largest number, where 1.3e-6 was the most that 500 random cases showed.
 """
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
@@ -52,16 +53,16 @@ VARIANTS: dict[str, VariantName] = {
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "prompt": ("a photo of a man", "a woman with a hat", ""),
     "negative_prompt": ("", "blurry"),
-    "adapters": ((), *((name,) for name in VARIANTS), ("base", "faceid"), ("faceid", "another faceid")),
+    "adapters": (*((name,) for name in VARIANTS), (), ("base", "faceid"), ("faceid", "another faceid")),
     "look": (0, 1, 2),
     "scale": (0.8, 0.3, -0.5),
     "layers": ("alike", "eased", "swapped"),
     "sides": get_args(ScaledSides),
     "window": ((0.0, 1.0), (0.0, 0.5), (0.25, 1.0)),
-    "mask": (None, 0, 1),
+    "mask": (0, None, 1),
     "lora_scale": (1.0, 0.4),
     "shortcut_scale": (1.0, 0.5),
-    "guidance_scale": (1.0, 4.0, 7.5),
+    "guidance_scale": (4.0, 1.0, 7.5),
     "sampler": tuple(SAMPLERS),
     "steps": (4, 6, 9),
     "seed": (0, 1, 2),
@@ -233,7 +234,6 @@ class Case(NamedTuple):
 
 _SETTINGS: dict[str, Any] = {
     "deadline": None,
-    "derandomize": True,
     "database": None,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
 }
@@ -241,11 +241,10 @@ RECIPES = st.fixed_dictionaries({name: st.sampled_from(options) for name, option
 
 
 @st.composite
-def _cases(draw: st.DrawFn) -> Case:
-    kind = draw(st.sampled_from(("sd", "sd", "sd", "sdxl")))
+def _cases(draw: st.DrawFn, name: str) -> Case:
+    kind = "sdxl" if name in XL_ALONE else draw(st.sampled_from(("sd", "sd", "sdxl")))
     recipes = draw(st.lists(RECIPES, min_size=2, max_size=4))
     victim = draw(st.integers(0, len(recipes) - 1))
-    name = draw(st.sampled_from([name for name in OPTIONS if kind == "sdxl" or name not in XL_ALONE]))
     option = draw(st.sampled_from([option for option in OPTIONS[name] if option != recipes[victim][name]]))
     return Case(kind, recipes, victim, {**recipes[victim], name: option}, name)
 
@@ -273,11 +272,18 @@ def _no_other_row_feels_it(world: World, case: Case) -> None:
             assert _apart(ours, theirs) <= allowed, f"row {i} feels {case.name} of row {case.victim}"
 
 
-@settings(max_examples=200, **_SETTINGS)
-@given(case=_cases())
-def test_no_row_feels_a_change_of_another(sd: World, sdxl: World, case: Case) -> None:
-    event(f"of {case.kind}")
-    _no_other_row_feels_it(sdxl if case.kind == "sdxl" else sd, case)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_no_row_feels_a_change_of_another(sd: World, sdxl: World, name: str) -> None:
+    """Ten random batches for each thing that can be changed, 230 in all: drawn at once, some would hardly be drawn."""
+
+    @seed(zlib.crc32(name.encode()))
+    @settings(max_examples=10, **_SETTINGS)
+    @given(case=_cases(name))
+    def check(case: Case) -> None:
+        _no_other_row_feels_it(sdxl if case.kind == "sdxl" else sd, case)
+
+    assert 10 * len(OPTIONS) >= 200
+    check()
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -293,6 +299,7 @@ def test_every_change_is_felt_by_its_own_row(sdxl: World, name: str) -> None:
             assert _apart(ours, theirs) > 1e-4, f"{name} {option!r} changes nothing"
 
 
+@seed(0)
 @settings(max_examples=15, **_SETTINGS)
 @given(recipe=RECIPES, company=st.lists(RECIPES, max_size=7), late=st.integers(0, 2), copies=st.integers(1, 8))
 def test_a_seed_gives_one_picture_alone_and_in_any_company(
