@@ -172,7 +172,7 @@ def seconds_per_row(base: Base, runner: Runner, rows: int, repeats: int = 9) -> 
     text = base.text_encoder.encode(["a photo"] * rows).states
     call = UNetCall(torch.randn(rows, base.latent_channels, 12, 12), torch.full((rows,), 500), text)
     if runner is not run_unet:
-        call = call._replace(text=text_keys_values(base.unet, text))
+        call = call._replace(text=text_keys_values(base.cross_attention, text))
     runner(base.unet, call)
     return statistics.median(seconds(lambda: runner(base.unet, call)) for _ in range(repeats)) / rows
 

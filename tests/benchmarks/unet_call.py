@@ -23,7 +23,7 @@ from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from nigaoe.core.adapters.adapter import IPAdapter
-from nigaoe.core.attention import attach, text_keys_values
+from nigaoe.core.attention import attach, cross_attention_layers, text_keys_values
 from nigaoe.core.engine.runners import RunnerName, make_runner
 from nigaoe.core.unet_call import Runner, UNetCall, run_unet
 
@@ -65,7 +65,7 @@ class World:
             sample=torch.randn(rows, 4, side, side, generator=generator).to(self.device),
             timesteps=torch.linspace(20, 980, rows, device=self.device),
             text_states=text,
-            text=text_keys_values(self.unet, text),
+            text=text_keys_values(tuple(cross_attention_layers(self.unet).values()), text),
             image_prompts=(self.adapter(embeds),),
         )
 

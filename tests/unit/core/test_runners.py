@@ -40,7 +40,7 @@ def _call(base: Base, rows: int) -> UNetCall:
         sample=torch.randn(rows, 4, 8, 8, generator=generator),
         timesteps=torch.linspace(10, 900, rows),
         text_states=text.states,
-        text=text_keys_values(base.unet, text.states),
+        text=text_keys_values(base.cross_attention, text.states),
         image_prompts=stack_image_prompts(prompts),
         pooled=text.pooled,
         time_ids=torch.full((rows, 6), 32.0) if base.is_xl else None,

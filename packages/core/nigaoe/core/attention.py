@@ -183,9 +183,8 @@ def cross_attention_layers(unet: UNet2DConditionModel) -> dict[int, Attention]:
 
 
 @torch.no_grad()
-def text_keys_values(unet: UNet2DConditionModel, states: Tensor) -> KeysValues:
-    """What every cross-attention layer of a UNet makes of text states [B, T, C]; it does not depend on the timestep."""
-    layers = cross_attention_layers(unet).values()
+def text_keys_values(layers: Sequence[Attention], states: Tensor) -> KeysValues:
+    """What cross-attention layers make of text states [B, T, C]; it does not depend on the timestep."""
     return KeysValues(tuple(attn.to_k(states) for attn in layers), tuple(attn.to_v(states) for attn in layers))
 
 

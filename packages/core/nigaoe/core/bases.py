@@ -1,15 +1,17 @@
 """A base model: a frozen Stable Diffusion of any origin, ready to be stepped."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from nigaoe.core.attention import attach
+from nigaoe.core.attention import attach, cross_attention_layers
 from nigaoe.core.errors import BaseModelError
 from nigaoe.core.models import load_complete, locate, quiet_loading
 from nigaoe.core.samplers.schedule import NoiseSchedule
@@ -37,6 +39,11 @@ class Base:
     def latent_channels(self) -> int:
         """C of the latents."""
         return int(self.vae.config.latent_channels)
+
+    @cached_property
+    def cross_attention(self) -> tuple[Attention, ...]:
+        """The UNet's cross-attention layers, in the order of published adapter files."""
+        return tuple(cross_attention_layers(self.unet).values())
 
     @property
     def is_inpainting(self) -> bool:

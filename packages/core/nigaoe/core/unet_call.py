@@ -33,7 +33,8 @@ class UNetCall(NamedTuple):
 
 def run_unet(unet: UNet2DConditionModel, call: UNetCall) -> Tensor:
     """The prediction, float32 [B, C, h, w]; the UNet runs in the precision of its weights."""
-    dtype = unet.dtype
+    # Not `unet.dtype`, which walks over all modules: a tenth of the time of a small UNet.
+    dtype = next(unet.parameters()).dtype
 
     def cast(x: Tensor | None) -> Tensor | None:
         return None if x is None else x.to(dtype)

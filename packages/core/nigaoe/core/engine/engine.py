@@ -45,6 +45,7 @@ class Engine:
         """`runner`: how the UNet is called; None: `best_runner`. `decode_rows`: most pictures decoded between steps."""
         self.base, self.max_rows = base, max_rows
         self._runner, self._decode_rows = runner or best_runner(base.unet), decode_rows
+        self._dtype = next(base.unet.parameters()).dtype
         self._active: list[Row] = []
         self._drawn: list[Row] = []
         self._turns = Turns()
@@ -208,7 +209,7 @@ class Engine:
         def encode() -> RowText:
             encoder = self.base.text_encoder
             encoded = encoder.encode_negative([prompt]) if is_negative else encoder.encode([prompt])
-            return RowText(encoded, text_keys_values(self.base.unet, encoded.states.to(self.base.unet.dtype)))
+            return RowText(encoded, text_keys_values(self.base.cross_attention, encoded.states.to(self._dtype)))
 
         return self._texts.get((prompt, is_negative and self.base.text_encoder.empty_is_zero), encode)
 

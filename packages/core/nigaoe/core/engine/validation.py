@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from nigaoe.core.attention import ImagePrompt, cross_attention_layers
+from nigaoe.core.attention import ImagePrompt
 from nigaoe.core.bases import Base
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt
 from nigaoe.core.errors import AdapterError, RequestError
@@ -122,7 +122,7 @@ def _check_prompt(base: Base, prompt: GuidedImagePrompt, size: Size) -> None:
 
 
 def _check_layers(base: Base, prompt: ImagePrompt) -> None:
-    theirs = [attn.to_k.out_features for attn in cross_attention_layers(base.unet).values()]
+    theirs = [attn.to_k.out_features for attn in base.cross_attention]
     ours = [keys.shape[-1] for keys in prompt.keys]
     if ours != theirs:
         raise AdapterError(
