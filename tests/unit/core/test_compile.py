@@ -140,8 +140,8 @@ def test_a_call_of_everything_is_one_graph(world: World, graphs: Graphs) -> None
 def test_other_numbers_in_the_same_shapes_use_the_same_graph(world: World, graphs: Graphs) -> None:
     """Another prompt, seed, scale, timestep, picture, mask and control; then the two LoRAs in each other's rows."""
     compiled = _compiled(graphs)
-    for look in (1, 2):
-        _compare(world.base, compiled, _call(world.base, _generations(world, look)))
+    for look, lora_scale in ((1, 1.0), (2, 0.4)):
+        _compare(world.base, compiled, _call(world.base, _generations(world, look, lora_scale)))
     world.adapters["faceid"], world.adapters["another faceid"] = (
         world.adapters["another faceid"],
         world.adapters["faceid"],

@@ -21,7 +21,7 @@ from nigaoe.core.bases import Base, load_base
 from nigaoe.core.engine.engine import Engine, Stepped
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt, Row
 from nigaoe.core.engine.turns import Turns
-from nigaoe.core.errors import GenerationError
+from nigaoe.core.errors import GenerationError, RequestError
 from nigaoe.core.image_features import embedding_features
 from nigaoe.core.image_prompts import guided_image_prompts
 from nigaoe.core.samplers.registry import SamplerName
@@ -398,3 +398,44 @@ def test_progress_counts_the_steps_that_are_really_taken(tiny: Base) -> None:
             assert (position, total) == (min(call, tickets[ticket]), tickets[ticket])
     assert engine.pending_row_steps == engine.active_rows == 0
     assert engine.progress() == {}
+
+
+def test_a_picture_that_is_finite_in_latents_alone_fails_too(tiny: Base) -> None:
+    """Latents of 4e21 are numbers; what the autoencoder makes of them is not, and was a black picture."""
+    engine = Engine(tiny)
+    ticket = engine.submit(Generation(prompt="x", steps=1, guidance_scale=1e25))
+    other = engine.submit(Generation(prompt="x", steps=1))
+    pictures, failures = _until_done(engine)
+    assert (set(pictures), set(failures)) == ({other}, {ticket})
+    assert "ran into numbers that are none" in str(failures[ticket])
+
+
+def test_a_picture_that_cannot_be_decoded_fails_alone(tiny: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(tiny)
+    tickets = [engine.submit(Generation(prompt="x", seed=seed, steps=1)) for seed in range(3)]
+    engine._active[1].latents = engine._active[1].latents * 1e3
+    decode = type(tiny).decode_pixels
+
+    def failing(base: Base, latents: Tensor) -> Tensor:
+        if latents.abs().max() > 100:
+            raise RuntimeError("out of memory")
+        return decode(base, latents)
+
+    monkeypatch.setattr(type(tiny), "decode_pixels", failing)
+    pictures, failures = _until_done(engine)
+    assert (set(pictures), set(failures)) == ({tickets[0], tickets[2]}, {tickets[1]})
+    assert "could not be drawn: out of memory" in str(failures[tickets[1]])
+
+
+def test_generate_leaves_the_pictures_of_others_alone(tiny: Base) -> None:
+    engine = Engine(tiny)
+    engine.submit(Generation(prompt="x", steps=1))
+    with pytest.raises(RequestError, match="1 pictures are under way here; step them to their end, or use an engine"):
+        engine.generate([Generation(prompt="y", steps=1)])
+    assert len(engine.step().pictures) == 1
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seeds_that_no_generator_takes_are_refused(tiny: Base, seed: int) -> None:
+    with pytest.raises(RequestError, match="is outside"):
+        Engine(tiny).submit(Generation(prompt="x", seed=seed))

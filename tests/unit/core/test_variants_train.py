@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter, save_adapter
-from nigaoe.core.adapters.variants import IDENTITY_DIM, VARIANTS, Feature, VariantName
+from nigaoe.core.adapters.variants import VARIANTS, Feature, VariantName
 from nigaoe.core.attention import attach, detach
 from nigaoe.core.bases import load_base
 from nigaoe.core.engine.engine import Engine
@@ -22,11 +22,11 @@ from nigaoe.core.image_prompts import guided_image_prompts
 from nigaoe.core.unet_call import UNetCall, run_unet
 
 ROWS, PATCHES, STEPS = 2, 5, 30
-FEATURES: dict[Feature, int] = {"image_embeds": 24, "hidden_states": 40, "identity": IDENTITY_DIM}
+FEATURES: dict[Feature, int] = {"image_embeds": 24, "hidden_states": 40, "identity": 16}
 SHAPES: dict[Feature, tuple[int, ...]] = {
     "image_embeds": (24,),
     "hidden_states": (PATCHES, 40),
-    "identity": (IDENTITY_DIM,),
+    "identity": (16,),
 }
 COUNTED: list[VariantName] = [name for name, variant in VARIANTS.items() if variant.num_tokens]
 

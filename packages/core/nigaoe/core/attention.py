@@ -33,7 +33,8 @@ class AttentionLora(NamedTuple):
 
     layers: tuple[dict[LoraTarget, LowRank], ...]
     """Per attention layer of the UNet, self- and cross-attention alike."""
-    scale: float = 1.0
+    scale: float | Tensor = 1.0
+    """One number, or one per row [n]."""
     rows: Tensor | None = None
     """int64 [n]; None: every row."""
 
@@ -48,7 +49,8 @@ class AttentionLora(NamedTuple):
         if pair is None:
             return y
         x = x if self.rows is None else x[self.rows]
-        delta = F.linear(F.linear(x, pair.down.to(x.dtype)), pair.up.to(x.dtype)).to(y.dtype) * self.scale
+        delta = F.linear(F.linear(x, pair.down.to(x.dtype)), pair.up.to(x.dtype)).to(y.dtype)
+        delta = delta * (self.scale.view(-1, 1, 1).to(y.dtype) if isinstance(self.scale, Tensor) else self.scale)
         return y + delta if self.rows is None else y.index_add(0, self.rows, delta)
 
 

@@ -14,6 +14,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from nigaoe.core.attention import attach, cross_attention_layers
 from nigaoe.core.errors import BaseModelError
 from nigaoe.core.models import load_complete, locate, quiet_loading
+from nigaoe.core.pixels import as_pictures
 from nigaoe.core.samplers.schedule import NoiseSchedule
 from nigaoe.core.text_encoders import TextEncoder, TextTower
 
@@ -82,14 +83,15 @@ class Base:
         return scaled
 
     @torch.no_grad()
+    def decode_pixels(self, latents: Tensor) -> Tensor:
+        """Scaled latents [B, C, h, w] to pixels, float32 [B, 3, H, W], about [-1, 1]."""
+        unscaled = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+        pixels: Tensor = self.vae.decode(unscaled.to(self.vae.dtype)).sample
+        return pixels.float()
+
     def decode(self, latents: Tensor, chunk: int = 8) -> Tensor:
-        """Scaled latents [B, C, h, w] to pictures, uint8 [B, H, W, 3] on the CPU; rounded, not cut."""
-        out = []
-        for part in latents.split(chunk):
-            unscaled = part / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-            pixels = self.vae.decode(unscaled.to(self.vae.dtype)).sample
-            out.append(((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu())
-        return torch.cat(out)
+        """Scaled latents [B, C, h, w] to pictures, uint8 [B, H, W, 3] on the CPU."""
+        return torch.cat([as_pictures(self.decode_pixels(part)) for part in latents.split(chunk)])
 
 
 def load_base(name: str, precision: Precision = "float32", device: str | torch.device = "cpu") -> Base:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nigaoe.core.adapters.variants import VariantName
 from nigaoe.core.errors import DataError
 
 
@@ -44,7 +45,7 @@ class AdapterManifest(_Manifest):
     """`adapter.json` beside a trained adapter."""
 
     version: Literal[1] = 1
-    variant: Literal["base"] = "base"
+    variant: VariantName
     base: str
     image_encoder: str
     image_encoder_hash: str

@@ -15,6 +15,11 @@ def centre_crop(image: Image.Image, side_px: int) -> Image.Image:
     return image.crop((left, top, left + side_px, top + side_px))
 
 
+def as_pictures(pixels: Tensor) -> Tensor:
+    """Pixels [B, 3, H, W] in [-1, 1] to uint8 [B, H, W, 3] on the CPU; rounded, not cut."""
+    return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+
 def to_tensor(image: Image.Image) -> Tensor:
     """RGB picture to float32 [3, H, W] in [-1, 1]."""
     return torch.from_numpy(np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 127.5 - 1)

@@ -9,7 +9,6 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from nigaoe.core.adapters.files import load_adapter, read_adapter_file
-from nigaoe.core.adapters.variants import VariantName
 from nigaoe.core.errors import ConfigError, NigaoeError
 from nigaoe.core.manifests import AdapterManifest, PreparedManifest, read_prepared, write_json
 from nigaoe.train.cluster import connected
@@ -21,12 +20,6 @@ from nigaoe.train.progress import ProgressBar, ProgressBoard
 
 class TrainingFailed(NigaoeError):
     """The job gave up; what it had checkpointed is kept."""
-
-
-class TrainedAdapter(AdapterManifest):
-    """`adapter.json` of an adapter of any variant."""
-
-    variant: VariantName  # type: ignore[assignment]
 
 
 def train(config: TrainConfig) -> Path:
@@ -159,9 +152,9 @@ def _claim_run(config: TrainConfig, dataset_fingerprint: str) -> None:
     path.write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
 
 
-def _adapter_manifest(config: TrainConfig, path: Path, image_encoder_hash: str) -> TrainedAdapter:
+def _adapter_manifest(config: TrainConfig, path: Path, image_encoder_hash: str) -> AdapterManifest:
     adapter = load_adapter(path)
-    return TrainedAdapter(
+    return AdapterManifest(
         variant=adapter.variant.name,
         base=config.base,
         image_encoder=config.image_encoder,

@@ -128,7 +128,7 @@ def detect_variant(state: Mapping[str, Tensor], told: str | None, where: str) ->
     Raises:
         AdapterError: No variant has such keys, several do and nobody told which, or another was told.
     """
-    candidates = matching_variants(state)
+    candidates = matching_variants(state, told)
     if not candidates:
         keys = sorted(key for key in state if key.startswith("image_proj."))[:3]
         raise AdapterError(
@@ -148,8 +148,11 @@ def detect_variant(state: Mapping[str, Tensor], told: str | None, where: str) ->
     return candidates[0]
 
 
-def matching_variants(state: Mapping[str, Tensor]) -> list[Variant]:
-    """Variants whose files have these keys; none, one, or two that only somebody who knows can tell apart."""
+def matching_variants(state: Mapping[str, Tensor], told: str | None = None) -> list[Variant]:
+    """Variants whose files have these keys; none, one, or two that only somebody who knows can tell apart.
+
+    `told`: what somebody said; it is believed where the keys allow it, however unlikely the widths make it.
+    """
     marked = next((v.marker for v in VARIANTS.values() if f"image_proj.{v.marker}" in state), None)
     found = [variant for variant in VARIANTS.values() if variant.marker == marked]
     if marked == "proj.0.weight":
@@ -158,7 +161,8 @@ def matching_variants(state: Mapping[str, Tensor]) -> list[Variant]:
     if marked == "latents":
         reads = state["image_proj.proj_in.weight"].shape[1] if "image_proj.proj_in.weight" in state else 0
         # CLIP's hidden states may be as wide as an identity; only then is there a doubt.
-        return found if reads == IDENTITY_DIM else [VARIANTS["plus"]]
+        is_said = told is not None and variant_named(told) in found
+        return found if reads == IDENTITY_DIM or is_said else [VARIANTS["plus"]]
     return found
 
 

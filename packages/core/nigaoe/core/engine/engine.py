@@ -19,8 +19,8 @@ from nigaoe.core.engine.runners import best_runner
 from nigaoe.core.engine.starts import skipped_steps, start
 from nigaoe.core.engine.turns import Turns
 from nigaoe.core.engine.validation import Size, regions, validated_size
-from nigaoe.core.errors import GenerationError
-from nigaoe.core.pixels import to_tensor
+from nigaoe.core.errors import GenerationError, RequestError
+from nigaoe.core.pixels import as_pictures, to_tensor
 from nigaoe.core.samplers.plan import SamplingPlan, affine_step
 from nigaoe.core.samplers.registry import SAMPLERS
 from nigaoe.core.unet_call import Runner
@@ -120,15 +120,9 @@ class Engine:
             # Nobody's prompt or face outlives its picture.
             self._batch = None
             self._active = [row for row in self._active if row not in done and row.id not in failures]
-        for row in done:
-            if bool(torch.isfinite(row.latents).all()):
-                self._drawn.append(row)
-            else:
-                failures[row.id] = GenerationError(
-                    f"picture with seed {row.generation.seed} ran into numbers that are none; lower its scales or "
-                    f"guidance, or use a precision with more room than {self.base.precision}"
-                )
-        return Stepped(self._decode_some(), failures)
+        self._drawn += done
+        decoded = self._decode_some()
+        return Stepped(decoded.pictures, failures | decoded.failures)
 
     def generate(
         self, generations: Sequence[Generation], on_step: Callable[[int], None] | None = None
@@ -136,8 +130,13 @@ class Engine:
         """Make all of these and return them in order. `on_step` hears how many are finished.
 
         Raises:
+            RequestError: Somebody else's pictures are under way, whose results would be lost.
             GenerationError: One of them failed.
         """
+        if self.active_rows:
+            raise RequestError(
+                f"{self.active_rows} pictures are under way here; step them to their end, or use an engine of your own"
+            )
         tickets: list[int] = []
         pictures: dict[int, Image.Image] = {}
         try:
@@ -170,9 +169,7 @@ class Engine:
             if len(rows) > 1:
                 half = len(rows) // 2
                 return self._try(rows[:half]) | self._try(rows[half:])
-            failure = GenerationError(f"picture with seed {rows[0].generation.seed} could not be drawn: {error}")
-            failure.__cause__ = error
-            return {rows[0].id: failure}
+            return {rows[0].id: _failure(rows[0], error)}
         return {}
 
     def _packed(self, rows: tuple[Row, ...]) -> Batch:
@@ -195,15 +192,31 @@ class Engine:
         for row, x, seen in zip(rows, latents, x0, strict=True):
             row.take(x, seen)
 
-    def _decode_some(self) -> dict[int, Image.Image]:
+    def _decode_some(self) -> Stepped:
         """A few at a time: those who are still being drawn wait no longer for the autoencoder than for a step."""
         shape = self._drawn[0].latents.shape if self._drawn else None
         chosen = [row for row in self._drawn if row.latents.shape == shape][: self._decode_rows]
-        if not chosen:
-            return {}
-        pixels = self.base.decode(torch.stack([row.latents for row in chosen]))
         self._drawn = [row for row in self._drawn if row not in chosen]
-        return {row.id: Image.fromarray(p.numpy()) for row, p in zip(chosen, pixels, strict=True)}
+        return self._decode(chosen) if chosen else Stepped()
+
+    def _decode(self, rows: list[Row]) -> Stepped:
+        try:
+            pixels = self.base.decode_pixels(torch.stack([row.latents for row in rows]))
+        except Exception as error:
+            if len(rows) == 1:
+                return Stepped(failures={rows[0].id: _failure(rows[0], error)})
+            halves = self._decode(rows[: len(rows) // 2]), self._decode(rows[len(rows) // 2 :])
+            return Stepped(halves[0].pictures | halves[1].pictures, halves[0].failures | halves[1].failures)
+        stepped = Stepped()
+        for row, picture, own in zip(rows, as_pictures(pixels), pixels, strict=True):
+            if bool(torch.isfinite(own).all()):
+                stepped.pictures[row.id] = Image.fromarray(picture.numpy())
+            else:
+                stepped.failures[row.id] = GenerationError(
+                    f"picture with seed {row.generation.seed} ran into numbers that are none; lower its scales or "
+                    f"guidance, or use a precision with more room than {self.base.precision}"
+                )
+        return stepped
 
     def _text(self, prompt: str, is_negative: bool = False) -> RowText:
         def encode() -> RowText:
@@ -220,6 +233,12 @@ class Engine:
                 self._plans.pop(next(iter(self._plans)))
             self._plans[key] = SAMPLERS[generation.sampler](self.base.schedule, *key[1:])
         return self._plans[key]
+
+
+def _failure(row: Row, error: Exception) -> GenerationError:
+    failure = GenerationError(f"picture with seed {row.generation.seed} could not be drawn: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 def _time_ids(generation: Generation, size: Size) -> torch.Tensor:

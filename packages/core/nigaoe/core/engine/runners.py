@@ -14,7 +14,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from nigaoe.core.attention import ImagePrompt, KeysValues
+from nigaoe.core.attention import AttentionLora, ImagePrompt, KeysValues
 from nigaoe.core.engine.packed import PackedRunner, can_pack
 from nigaoe.core.errors import BaseModelError
 from nigaoe.core.unet_call import Runner, UNetCall, run_unet
@@ -165,5 +165,18 @@ def _prompt_over_rows(prompt: ImagePrompt, change: Callable[[Tensor], Tensor]) -
         keys=tuple(change(x) for x in prompt.keys),
         values=tuple(change(x) for x in prompt.values),
         mask=None if prompt.mask is None else change(prompt.mask),
+        loras=tuple(_filled_lora(lora) for lora in prompt.loras),
         regions=None if prompt.regions is None else {n: change(x) for n, x in prompt.regions.items()},
+    )
+
+
+def _filled_lora(lora: AttentionLora) -> AttentionLora:
+    """The LoRA for one of `ROW_COUNTS` rows: those added are the first row's, with a scale of zero."""
+    if lora.rows is None or not isinstance(lora.scale, Tensor):
+        return lora
+    count = len(lora.rows)
+    more = next((wanted for wanted in ROW_COUNTS if wanted >= count), count) - count
+    return lora._replace(
+        rows=torch.cat([lora.rows, lora.rows[:1].expand(more)]),
+        scale=torch.cat([lora.scale, lora.scale.new_zeros(more)]),
     )

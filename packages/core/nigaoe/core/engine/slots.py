@@ -61,13 +61,16 @@ def _stack_regions(prompts: Sequence[ImagePrompt | None]) -> dict[int, Tensor] |
 
 def _stack_loras(rows: Sequence[Sequence[ImagePrompt]]) -> tuple[AttentionLora, ...]:
     """One LoRA per set of weights, for the rows that brought it; the others do not pass through it at all."""
-    owners: dict[tuple[int, float], tuple[AttentionLora, list[int]]] = {}
+    members: dict[int, list[tuple[int, AttentionLora]]] = {}
     for i, prompts in enumerate(rows):
         for lora in {lora.weights_id: lora for prompt in prompts for lora in prompt.loras}.values():
-            owners.setdefault((lora.weights_id, lora.scale), (lora, []))[1].append(i)
+            members.setdefault(lora.weights_id, []).append((i, lora))
+    return tuple(_joined(some) for some in members.values())
 
-    def stacked(lora: AttentionLora, members: list[int]) -> AttentionLora:
-        some = next(pair.down for layer in lora.layers for pair in layer.values())
-        return lora._replace(rows=None if len(members) == len(rows) else torch.tensor(members, device=some.device))
 
-    return tuple(stacked(lora, members) for lora, members in owners.values())
+def _joined(members: list[tuple[int, AttentionLora]]) -> AttentionLora:
+    lora = members[0][1]
+    like = next(pair.down for layer in lora.layers for pair in layer.values())
+    scales = torch.tensor([float(member.scale) for _, member in members], device=like.device)
+    # Rows by number, even where they are all: so one more row that joins is no other kind of call.
+    return lora._replace(scale=scales, rows=torch.tensor([i for i, _ in members], device=like.device))

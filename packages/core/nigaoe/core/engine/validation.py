@@ -80,6 +80,8 @@ def _check_numbers(base: Base, generation: Generation) -> None:
     limit = base.schedule.num_train_timesteps
     if not 1 <= generation.steps <= limit:
         raise RequestError(f"steps {generation.steps} is outside [1, {limit}] of this base; choose a number between")
+    if not 0 <= generation.seed < 2**64:
+        raise RequestError(f"seed {generation.seed} is outside [0, 2^64); choose a number between")
     if generation.sampler not in SAMPLERS:
         raise RequestError(f"there is no sampler {generation.sampler!r}; choose one of {', '.join(SAMPLERS)}")
     if not math.isfinite(generation.guidance_scale):
