@@ -17,7 +17,7 @@ import torch
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.bases import Base, load_base
-from nigaoe.core.encoders import ImageEncoder, load_image_encoder
+from nigaoe.core.image_encoders import ImageEncoder, load_image_encoder
 from tiny_worlds import make_base
 
 torch.set_num_threads(1)

@@ -13,12 +13,12 @@ from PIL import Image, ImageDraw
 
 from nigaoe.core.adapters.files import load_adapter
 from nigaoe.core.bases import Base, load_base
-from nigaoe.core.conditioner import Conditioner, Reference
-from nigaoe.core.encoders import load_image_encoder
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation
-from nigaoe.core.image_prompts import PromptScales
-from nigaoe.core.layer_scales import layer_places, layer_scales
+from nigaoe.core.image_encoders import load_image_encoder
+from nigaoe.core.image_prompts.conditioner import Conditioner, Reference
+from nigaoe.core.image_prompts.layer_scales import layer_places, layer_scales
+from nigaoe.core.image_prompts.prompt import PromptScales
 from nigaoe.core.models import locate
 from nigaoe.core.toy.people import sample_identity_of, sample_scene
 from nigaoe.core.toy.render import render
@@ -61,7 +61,10 @@ def rows(base: Base) -> list[tuple[str, list[Cell]]]:
         (
             "two people",
             [
-                (f"{how} {weights[0]:g}:{weights[1]:g}", of(said(both, replace(loud, combination=how, weights=weights))))
+                (
+                    f"{how} {weights[0]:g}:{weights[1]:g}",
+                    of(said(both, replace(loud, combination=how, weights=weights))),
+                )
                 for how, weights in (
                     ("concat", (1.0, 1.0)),
                     ("average", (0.7, 0.3)),

@@ -26,14 +26,14 @@ from PIL import Image
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter, save_adapter
-from nigaoe.core.allocator import keep_freed_memory
 from nigaoe.core.attention import text_keys_values
 from nigaoe.core.bases import Base, load_base
+from nigaoe.core.engine.allocator import keep_freed_memory
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation
 from nigaoe.core.engine.runners import RunnerName, best_runner, make_runner
-from nigaoe.core.image_features import embedding_features
-from nigaoe.core.image_prompts import guided_image_prompts
+from nigaoe.core.image_prompts.features import embedding_features
+from nigaoe.core.image_prompts.prompt import guided_image_prompts
 from nigaoe.core.models import locate
 from nigaoe.core.unet_call import Runner, UNetCall, run_unet
 

@@ -30,8 +30,8 @@ from nigaoe.core.engine.batch import pack
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt, Row
 from nigaoe.core.engine.runners import best_runner
-from nigaoe.core.image_features import ImageFeatures
-from nigaoe.core.image_prompts import guided_image_prompts
+from nigaoe.core.image_prompts.features import ImageFeatures
+from nigaoe.core.image_prompts.prompt import guided_image_prompts
 from nigaoe.core.unet_call import UNetCall
 
 RANK = 16

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import save_adapter
 from nigaoe.core.bases import load_base
-from nigaoe.core.encoders import load_image_encoder
 from nigaoe.core.errors import AdapterError
+from nigaoe.core.image_encoders import load_image_encoder
 from nigaoe.core.reports import read_report
 from nigaoe.eval.config import EvalConfig
 from nigaoe.eval.job import Compute, run_evaluation

@@ -20,8 +20,8 @@ from nigaoe.core.adapters.variants import Feature
 from nigaoe.core.bases import Base, load_base
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt
-from nigaoe.core.image_features import ImageFeatures
-from nigaoe.core.image_prompts import PromptScales, guided_image_prompt
+from nigaoe.core.image_prompts.features import ImageFeatures
+from nigaoe.core.image_prompts.prompt import PromptScales, guided_image_prompt
 from tiny_worlds import FACTOR, SIDE_PX
 
 FEATURES: dict[Feature, int] = {"image_embeds": 24, "hidden_states": 40}

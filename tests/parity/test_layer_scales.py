@@ -11,9 +11,9 @@ from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import save_adapter
 from nigaoe.core.bases import Base
 from nigaoe.core.errors import AdapterError, RequestError
-from nigaoe.core.image_features import embedding_features
-from nigaoe.core.image_prompts import PromptScales, guided_image_prompt
-from nigaoe.core.layer_scales import PRESETS, LayerScales, layer_places, layer_scales
+from nigaoe.core.image_prompts.features import embedding_features
+from nigaoe.core.image_prompts.layer_scales import PRESETS, LayerScales, layer_places, layer_scales
+from nigaoe.core.image_prompts.prompt import PromptScales, guided_image_prompt
 from nigaoe.core.models import locate
 
 

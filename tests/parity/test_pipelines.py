@@ -36,8 +36,8 @@ from nigaoe.core.bases import Base, load_base
 from nigaoe.core.controlnets import load_controlnet
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Control, Generation
-from nigaoe.core.image_features import embedding_features
-from nigaoe.core.image_prompts import guided_image_prompts
+from nigaoe.core.image_prompts.features import embedding_features
+from nigaoe.core.image_prompts.prompt import guided_image_prompts
 from nigaoe.core.samplers.registry import SamplerName
 from tiny_worlds import SIDE_PX, make_controlnet
 

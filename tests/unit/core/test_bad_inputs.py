@@ -16,13 +16,13 @@ from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter
 from nigaoe.core.bases import Base, load_base
 from nigaoe.core.controlnets import ControlNet, load_controlnet
-from nigaoe.core.encoders import ImageEncoder
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Control, Generation, GuidedImagePrompt
 from nigaoe.core.errors import AdapterError, NigaoeError, RequestError
-from nigaoe.core.image_features import ImageFeatures, embedding_features, merged_features, require_encoder
-from nigaoe.core.image_prompts import PromptScales, guided_image_prompt
-from nigaoe.core.layer_scales import LayerScales, layer_places, layer_scales
+from nigaoe.core.image_encoders import ImageEncoder
+from nigaoe.core.image_prompts.features import ImageFeatures, embedding_features, merged_features, require_encoder
+from nigaoe.core.image_prompts.layer_scales import LayerScales, layer_places, layer_scales
+from nigaoe.core.image_prompts.prompt import PromptScales, guided_image_prompt
 from nigaoe.core.samplers.registry import SAMPLERS
 from tiny_worlds import SIDE_PX, make_controlnet
 

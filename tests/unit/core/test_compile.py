@@ -18,8 +18,8 @@ from nigaoe.core.engine.batch import pack
 from nigaoe.core.engine.controls import with_controls
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Control, Generation, GuidedImagePrompt
-from nigaoe.core.image_features import ImageFeatures
-from nigaoe.core.image_prompts import PromptScales, guided_image_prompt
+from nigaoe.core.image_prompts.features import ImageFeatures
+from nigaoe.core.image_prompts.prompt import PromptScales, guided_image_prompt
 from nigaoe.core.unet_call import UNetCall, run_unet
 from tiny_worlds import SIDE_PX, make_controlnet
 

@@ -13,18 +13,18 @@ from transformers import CLIPImageProcessorPil
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.variants import VARIANTS, Feature
 from nigaoe.core.bases import Base
-from nigaoe.core.conditioner import Conditioner, Reference
-from nigaoe.core.embedding_files import StoredEmbeddings, load_embeddings, save_embeddings
-from nigaoe.core.encoders import ImageEncoder
 from nigaoe.core.engine.rows import GuidedImagePrompt
 from nigaoe.core.errors import AdapterError
 from nigaoe.core.faces.alignment import template
 from nigaoe.core.faces.encoder import Face, FaceNotFoundError
 from nigaoe.core.faces.features import adapter_face_features
-from nigaoe.core.image_features import ImageFeatures, image_features
-from nigaoe.core.image_prompts import PromptScales, guided_image_prompt
-from nigaoe.core.references.crops import CropMode, crop_reference, mean_colour
-from nigaoe.core.references.noise import noise_picture
+from nigaoe.core.image_encoders import ImageEncoder
+from nigaoe.core.image_prompts.conditioner import Conditioner, Reference
+from nigaoe.core.image_prompts.crops import CropMode, crop_reference, mean_colour
+from nigaoe.core.image_prompts.embedding_files import StoredEmbeddings, load_embeddings, save_embeddings
+from nigaoe.core.image_prompts.features import ImageFeatures, image_features
+from nigaoe.core.image_prompts.noise import noise_picture
+from nigaoe.core.image_prompts.prompt import PromptScales, guided_image_prompt
 
 IDENTITY = 4
 
@@ -337,20 +337,20 @@ def test_a_negative_picture_of_a_face_adapter_is_what_clip_sees(base: Base, enco
             "base",
             "both",
             {"images": 2, "stored": True},
-            "the embeddings and 2 pictures were given for one image prompt; give either",
+            "what was stored and 2 pictures were given for one image prompt; give either",
         ),
         (
             "base",
             "both",
             {"negative": True, "stored": True},
-            "the embeddings and a negative picture were given for one image prompt; leave the picture out, or store it "
+            "what was stored and a negative picture were given for one image prompt; leave the picture out, or store it "
             "and add it by `against`",
         ),
         (
             "plus",
             "both",
             {"stored": True},
-            "the adapter reads hidden_states, the embeddings has image_embeds; encode the pictures for this adapter",
+            "the adapter reads hidden_states, what was stored has image_embeds; encode the pictures for this adapter",
         ),
     ],
 )

@@ -23,9 +23,9 @@ from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import save_adapter
 from nigaoe.core.adapters.variants import Feature
 from nigaoe.core.bases import Base
-from nigaoe.core.embedding_files import FORMAT, StoredEmbeddings, load_embeddings, save_embeddings
-from nigaoe.core.encoders import ImageEncoder
 from nigaoe.core.errors import AdapterError, ImageError
+from nigaoe.core.image_encoders import ImageEncoder
+from nigaoe.core.image_prompts.embedding_files import FORMAT, StoredEmbeddings, load_embeddings, save_embeddings
 from nigaoe.core.models import locate
 
 # Every example writes its file anew.

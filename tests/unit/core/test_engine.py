@@ -12,8 +12,8 @@ from nigaoe.core.engine.engine import Engine, Stepped
 from nigaoe.core.engine.rows import Generation
 from nigaoe.core.engine.slots import stack_image_prompts
 from nigaoe.core.errors import RequestError
-from nigaoe.core.image_features import embedding_features
-from nigaoe.core.image_prompts import guided_image_prompts
+from nigaoe.core.image_prompts.features import embedding_features
+from nigaoe.core.image_prompts.prompt import guided_image_prompts
 
 
 def _latents(engine: Engine, ticket: int) -> torch.Tensor:

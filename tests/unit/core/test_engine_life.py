@@ -22,8 +22,8 @@ from nigaoe.core.engine.engine import Engine, Stepped
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt, Row
 from nigaoe.core.engine.turns import Turns
 from nigaoe.core.errors import GenerationError, RequestError
-from nigaoe.core.image_features import embedding_features
-from nigaoe.core.image_prompts import guided_image_prompts
+from nigaoe.core.image_prompts.features import embedding_features
+from nigaoe.core.image_prompts.prompt import guided_image_prompts
 from nigaoe.core.samplers.registry import SamplerName
 from nigaoe.core.unet_call import UNetCall, run_unet
 from tiny_worlds import SIDE_PX

@@ -18,7 +18,6 @@ from PIL import Image
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.bases import Base
-from nigaoe.core.encoders import ImageEncoder
 from nigaoe.core.errors import AdapterError, BaseModelError, ImageError
 from nigaoe.core.faces.alignment import align, inverse, moved, similarity, template
 from nigaoe.core.faces.encoder import Face, FaceEncoder, FaceNotFoundError, largest_face
@@ -26,6 +25,7 @@ from nigaoe.core.faces.features import adapter_face_features, face_features, req
 from nigaoe.core.faces.insightface import InsightFaceEncoder
 from nigaoe.core.faces.loading import load_face_encoder
 from nigaoe.core.faces.onnx import load_onnx
+from nigaoe.core.image_encoders import ImageEncoder
 
 PEOPLE, PHOTOS = range(1, 9), (1, 3, 6)
 

@@ -9,12 +9,12 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.variants import VARIANTS, Feature, VariantName
 from nigaoe.core.bases import Base
-from nigaoe.core.encoders import ImageEncoder
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt
 from nigaoe.core.errors import AdapterError
-from nigaoe.core.image_features import image_features, require_encoder
-from nigaoe.core.image_prompts import guided_image_prompts
+from nigaoe.core.image_encoders import ImageEncoder
+from nigaoe.core.image_prompts.features import image_features, require_encoder
+from nigaoe.core.image_prompts.prompt import guided_image_prompts
 
 IDENTITY = 16
 

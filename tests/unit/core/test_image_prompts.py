@@ -16,14 +16,14 @@ from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.variants import Feature
 from nigaoe.core.attention import AttentionLora, ImagePrompt, LowRank, cross_attention_layers
 from nigaoe.core.bases import Base, load_base
-from nigaoe.core.encoders import ImageEncoder
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt
 from nigaoe.core.engine.slots import stack_image_prompts
 from nigaoe.core.engine.validation import regions
-from nigaoe.core.image_features import ImageFeatures, Merge, embedding_features, image_features, merged_features
-from nigaoe.core.image_prompts import SCALES, PromptScales, ScaledSides, guided_image_prompt
-from nigaoe.core.layer_scales import LayerScales
+from nigaoe.core.image_encoders import ImageEncoder
+from nigaoe.core.image_prompts.features import ImageFeatures, Merge, embedding_features, image_features, merged_features
+from nigaoe.core.image_prompts.layer_scales import LayerScales
+from nigaoe.core.image_prompts.prompt import SCALES, PromptScales, ScaledSides, guided_image_prompt
 from tiny_worlds import SIDE_PX
 
 EMBED, IDENTITY, TOKENS = 12, 8, 4

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from nigaoe.core.encoders import ImageEncoder, ImageLike, as_pil
 from nigaoe.core.errors import ImageError
+from nigaoe.core.image_encoders import ImageEncoder, ImageLike, as_pil
 from nigaoe.core.images import read_image
 
 

@@ -29,9 +29,9 @@ from nigaoe.core.controlnets import ControlNet, load_controlnet
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Control, Generation, GuidedImagePrompt, Row
 from nigaoe.core.errors import AdapterError
-from nigaoe.core.image_features import ImageFeatures
-from nigaoe.core.image_prompts import PromptScales, ScaledSides, guided_image_prompt
-from nigaoe.core.layer_scales import LayerScales
+from nigaoe.core.image_prompts.features import ImageFeatures
+from nigaoe.core.image_prompts.layer_scales import LayerScales
+from nigaoe.core.image_prompts.prompt import PromptScales, ScaledSides, guided_image_prompt
 from nigaoe.core.samplers.registry import SAMPLERS
 from nigaoe.core.unet_call import Runner, UNetCall
 from tiny_worlds import SIDE_PX, make_controlnet

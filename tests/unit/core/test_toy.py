@@ -11,8 +11,8 @@ from transformers import CLIPVisionModelWithProjection
 
 from nigaoe.core.adapters.files import load_adapter
 from nigaoe.core.bases import Base, load_base
-from nigaoe.core.encoders import ImageEncoder, load_image_encoder
 from nigaoe.core.errors import BaseModelError
+from nigaoe.core.image_encoders import ImageEncoder, load_image_encoder
 from nigaoe.core.models import TOY_WEIGHTS, locate
 from nigaoe.core.toy.judge import Judge
 from nigaoe.core.toy.people import ATTRIBUTES, STYLES, Style, caption, sample_identity_of, sample_scene, split_of

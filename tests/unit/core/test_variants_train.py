@@ -17,8 +17,8 @@ from nigaoe.core.attention import attach, detach
 from nigaoe.core.bases import load_base
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation
-from nigaoe.core.image_features import ImageFeatures
-from nigaoe.core.image_prompts import guided_image_prompts
+from nigaoe.core.image_prompts.features import ImageFeatures
+from nigaoe.core.image_prompts.prompt import guided_image_prompts
 from nigaoe.core.unet_call import UNetCall, run_unet
 
 ROWS, PATCHES, STEPS = 2, 5, 30

@@ -16,11 +16,11 @@ from nigaoe.core.adapters.files import save_adapter
 from nigaoe.core.adapters.variants import VARIANTS, Variant, VariantName
 from nigaoe.core.bases import load_base
 from nigaoe.core.config import load_config
-from nigaoe.core.encoders import ImageEncoder
 from nigaoe.core.errors import ConfigError, DataError
 from nigaoe.core.faces.encoder import Face
 from nigaoe.core.faces.features import adapter_face_features
-from nigaoe.core.image_features import image_features
+from nigaoe.core.image_encoders import ImageEncoder
+from nigaoe.core.image_prompts.features import image_features
 from nigaoe.core.images import read_image
 from nigaoe.train import features as features_module
 from nigaoe.train import prepare as prepare_module

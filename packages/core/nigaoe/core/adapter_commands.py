@@ -82,8 +82,8 @@ def check(
 
     from nigaoe.core.adapters.files import load_adapter, save_adapter
     from nigaoe.core.bases import load_base
-    from nigaoe.core.encoders import load_image_encoder
-    from nigaoe.core.image_features import require_encoder
+    from nigaoe.core.image_encoders import load_image_encoder
+    from nigaoe.core.image_prompts.features import require_encoder
 
     adapter = load_adapter(file, variant)
     adapter.require_fit(load_base(base).unet)

@@ -11,14 +11,14 @@ from PIL import Image
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter
-from nigaoe.core.allocator import keep_freed_memory
 from nigaoe.core.bases import Base, load_base
-from nigaoe.core.encoders import ImageEncoder, load_image_encoder
+from nigaoe.core.engine.allocator import keep_freed_memory
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt
 from nigaoe.core.errors import AdapterError
-from nigaoe.core.image_features import image_features, require_encoder
-from nigaoe.core.image_prompts import guided_image_prompts
+from nigaoe.core.image_encoders import ImageEncoder, load_image_encoder
+from nigaoe.core.image_prompts.features import image_features, require_encoder
+from nigaoe.core.image_prompts.prompt import guided_image_prompts
 from nigaoe.core.pixels import centre_crop, to_tensor
 from nigaoe.eval.config import EvalConfig, ToyProtocolConfig
 from nigaoe.eval.protocols.make import make_protocol

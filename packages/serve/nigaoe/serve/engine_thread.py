@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from nigaoe.core.bases import Base
-from nigaoe.core.conditioner import Conditioner, Reference
 from nigaoe.core.engine.engine import Engine, Stepped
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt
 from nigaoe.core.engine.runners import make_runner
-from nigaoe.core.image_prompts import PromptScales
+from nigaoe.core.image_prompts.conditioner import Conditioner, Reference
+from nigaoe.core.image_prompts.prompt import PromptScales
 from nigaoe.serve.config import EngineConfig
 from nigaoe.serve.models import Models
 from nigaoe.serve.orders import EngineStats, Order

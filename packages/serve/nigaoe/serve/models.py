@@ -7,11 +7,11 @@ import torch
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter
-from nigaoe.core.allocator import keep_freed_memory
 from nigaoe.core.bases import Base, load_base
-from nigaoe.core.encoders import ImageEncoder, load_image_encoder
+from nigaoe.core.engine.allocator import keep_freed_memory
 from nigaoe.core.errors import AdapterError, BaseModelError
-from nigaoe.core.image_features import require_encoder
+from nigaoe.core.image_encoders import ImageEncoder, load_image_encoder
+from nigaoe.core.image_prompts.features import require_encoder
 from nigaoe.core.models import locate
 from nigaoe.serve.config import ServeConfig
 

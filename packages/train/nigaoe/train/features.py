@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nigaoe.core.adapters.variants import Feature, Variant
-from nigaoe.core.encoders import ImageEncoder, load_image_encoder
 from nigaoe.core.errors import DataError
 from nigaoe.core.faces.encoder import FaceEncoder
 from nigaoe.core.faces.features import FaceFeatures, face_features
 from nigaoe.core.faces.loading import load_face_encoder
+from nigaoe.core.image_encoders import ImageEncoder, load_image_encoder
 from nigaoe.core.images import read_image
 
 COLUMNS: dict[Feature, str] = {
@@ -95,7 +95,7 @@ class FeatureEncoder:
         return {COLUMNS[name]: features[name].cpu() for name in self.variant.inputs}
 
     def of_nothing(self) -> dict[Feature, Tensor]:
-        """What adapters of the variant take for no picture, float32 [1, ...]: as in `nigaoe.core.image_features`."""
+        """What adapters of the variant take for no picture, float32 [1, ...]: see `core.image_prompts.features`."""
         none: dict[Feature, Tensor] = {"image_embeds": torch.zeros(1, self.image_encoder.embed_dim)}
         if "hidden_states" in self.variant.inputs:
             none["hidden_states"] = self.image_encoder.look_at_nothing().hidden_states.cpu()

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nigaoe.core.encoders import ImageLike, as_pil
 from nigaoe.core.errors import ImageError
+from nigaoe.core.image_encoders import ImageLike, as_pil
 
 
 class FaceNotFoundError(ImageError):

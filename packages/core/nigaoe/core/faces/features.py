@@ -9,10 +9,10 @@ from torch import Tensor
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.inspection import ENCODERS
-from nigaoe.core.encoders import ImageLike, as_pil
 from nigaoe.core.errors import AdapterError
 from nigaoe.core.faces.alignment import align
 from nigaoe.core.faces.encoder import FaceEncoder, largest_face
+from nigaoe.core.image_encoders import ImageLike, as_pil
 
 CROP_SIDE = 224
 SDXL_CROP_SIDE = 256

@@ -10,8 +10,8 @@ from jaxtyping import Float32, Float64
 from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from nigaoe.core.encoders import as_pil
 from nigaoe.core.errors import BaseModelError
+from nigaoe.core.image_encoders import as_pil
 from nigaoe.core.models import locate
 from nigaoe.eval.scoring.weights import model_fingerprint
 

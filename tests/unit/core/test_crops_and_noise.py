@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from nigaoe.core.errors import ImageError, NigaoeError, RequestError
-from nigaoe.core.references.crops import (
+from nigaoe.core.image_prompts.crops import (
     CLIP_MEAN,
     CLIP_MEAN_COLOUR,
     CROP_MODES,
@@ -21,7 +21,7 @@ from nigaoe.core.references.crops import (
     crop_reference,
     mean_colour,
 )
-from nigaoe.core.references.noise import NOISE_KINDS, NoiseKind, noise_picture
+from nigaoe.core.image_prompts.noise import NOISE_KINDS, NoiseKind, noise_picture
 
 SIDES = st.integers(8, 64)
 LENGTHS = st.integers(1, 150)

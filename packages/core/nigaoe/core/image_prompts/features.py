@@ -14,9 +14,9 @@ from torch import Tensor
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.inspection import ENCODERS
 from nigaoe.core.adapters.variants import Feature
-from nigaoe.core.embedding_files import StoredEmbeddings
-from nigaoe.core.encoders import ImageLike, Impression
 from nigaoe.core.errors import AdapterError
+from nigaoe.core.image_encoders import ImageLike, Impression
+from nigaoe.core.image_prompts.embedding_files import StoredEmbeddings
 
 Merge = Literal["average", "norm_average", "add", "subtract"]
 """How the features of several pictures become those of one: their mean; the mean of their directions, as long as they

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from torch import Generator, Tensor
 
 from nigaoe.core.errors import RequestError
-from nigaoe.core.references.crops import crop_reference
+from nigaoe.core.image_prompts.crops import crop_reference
 
 NoiseKind = Literal["fade", "dissolve", "gaussian", "shuffle"]
 

@@ -12,8 +12,8 @@ from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.attention import ImagePrompt
 from nigaoe.core.engine.rows import GuidedImagePrompt
 from nigaoe.core.errors import AdapterError
-from nigaoe.core.image_features import ImageFeatures, Merge, merged_features, picture_weights
-from nigaoe.core.layer_scales import LayerScales
+from nigaoe.core.image_prompts.features import ImageFeatures, Merge, merged_features, picture_weights
+from nigaoe.core.image_prompts.layer_scales import LayerScales
 
 Combination = Literal["concat", Merge]
 """`concat`: the tokens of all pictures stand side by side; the others make one picture's features of them."""

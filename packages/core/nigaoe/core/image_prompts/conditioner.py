@@ -11,22 +11,22 @@ from torch import Tensor
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.caches import CacheStats, TensorCache, image_digest
-from nigaoe.core.embedding_files import StoredEmbeddings
-from nigaoe.core.encoders import ImageEncoder, ImageLike, Impression, as_pil
 from nigaoe.core.engine.rows import GuidedImagePrompt
 from nigaoe.core.errors import AdapterError
 from nigaoe.core.faces.encoder import Face, FaceEncoder
 from nigaoe.core.faces.features import adapter_face_features
-from nigaoe.core.image_features import (
+from nigaoe.core.image_encoders import ImageEncoder, ImageLike, Impression, as_pil
+from nigaoe.core.image_prompts.crops import CropMode, crop_reference, mean_colour
+from nigaoe.core.image_prompts.embedding_files import StoredEmbeddings
+from nigaoe.core.image_prompts.features import (
     ImageFeatures,
     image_features,
     picture_weights,
     stored_features,
     tiled_features,
 )
-from nigaoe.core.image_prompts import PromptScales, guided_image_prompt
+from nigaoe.core.image_prompts.prompt import PromptScales, guided_image_prompt
 from nigaoe.core.models import fingerprint
-from nigaoe.core.references.crops import CropMode, crop_reference, mean_colour
 
 FEATURE_CACHE_BYTES = 256 * 2**20
 """About 180 pictures of ViT-H's hidden states."""
