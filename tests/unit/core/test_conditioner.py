@@ -343,8 +343,8 @@ def test_a_negative_picture_of_a_face_adapter_is_what_clip_sees(base: Base, enco
             "base",
             "both",
             {"negative": True, "stored": True},
-            "what was stored and a negative picture were given for one image prompt; leave the picture out, or store it "
-            "and add it by `against`",
+            "what was stored and a negative picture were given for one image prompt; leave the picture out, or store "
+            "it and add it by `against`",
         ),
         (
             "plus",
