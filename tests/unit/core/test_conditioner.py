@@ -15,7 +15,7 @@ from nigaoe.core.adapters.variants import VARIANTS, Feature
 from nigaoe.core.bases import Base
 from nigaoe.core.engine.rows import GuidedImagePrompt
 from nigaoe.core.errors import AdapterError
-from nigaoe.core.faces.alignment import template
+from nigaoe.core.faces.alignment import align, template
 from nigaoe.core.faces.encoder import Face, FaceNotFoundError
 from nigaoe.core.faces.features import adapter_face_features
 from nigaoe.core.image_encoders import ImageEncoder
@@ -274,6 +274,16 @@ def test_identities_reach_every_variant_that_reads_them(base: Base, encoder: Ima
     assert faces.searched == 3, "once per picture"
 
 
+def test_the_face_alone_can_be_what_clip_sees(base: Base, encoder: ImageEncoder) -> None:
+    adapter, picture = _adapter(base, encoder, "plus"), _picture(1, 120, 150)
+    ours = Conditioner(encoder, _Faces()).prompt(adapter, Reference(images=(picture,), crop="face"))
+    points = template(112) * np.array(picture.size) / 112
+    cut = align(picture, points, encoder.side)
+    assert _same(ours, guided_image_prompt(adapter, image_features(adapter, encoder, [cut])))
+    with pytest.raises(FaceNotFoundError, match="no face in 'a reference picture'"):
+        Conditioner(encoder, _Faces()).prompt(adapter, Reference(images=(Image.new("RGB", (9, 9)),), crop="face"))
+
+
 def test_several_photos_of_one_person_are_a_portrait(base: Base, encoder: ImageEncoder) -> None:
     adapter, people = _adapter(base, encoder, "portrait"), [_picture(seed) for seed in (1, 2, 3)]
     ours = Conditioner(None, _Faces()).prompt(adapter, Reference(images=tuple(people)))
@@ -306,7 +316,14 @@ def test_a_negative_picture_of_a_face_adapter_is_what_clip_sees(base: Base, enco
             "clip",
             {"images": 1},
             "variant 'faceid' reads a face recogniser's identity and there is no face encoder; give one, or use an "
-            "adapter that reads the image alone",
+            "adapter and a crop that need none",
+        ),
+        (
+            "plus",
+            "clip",
+            {"images": 1, "crop": "face"},
+            "crop 'face' was asked for and there is no face encoder; give one, or use an adapter and a crop that need "
+            "none",
         ),
         (
             "faceid-plus",

@@ -1,11 +1,10 @@
 """From what a request says of pictures to an image prompt, with a memory: who asks again waits for no encoder."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 from weakref import WeakKeyDictionary
 
 import torch
-from cachetools import LRUCache
 from PIL import Image
 from torch import Tensor
 
@@ -13,10 +12,10 @@ from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.caches import CacheStats, TensorCache, image_digest
 from nigaoe.core.engine.rows import GuidedImagePrompt
 from nigaoe.core.errors import AdapterError
-from nigaoe.core.faces.encoder import Face, FaceEncoder
-from nigaoe.core.faces.features import adapter_face_features
-from nigaoe.core.image_encoders import ImageEncoder, ImageLike, Impression, as_pil
-from nigaoe.core.image_prompts.crops import CropMode, crop_reference, mean_colour
+from nigaoe.core.faces.encoder import FaceEncoder
+from nigaoe.core.faces.features import adapter_face_features, face_features
+from nigaoe.core.image_encoders import ImageEncoder
+from nigaoe.core.image_prompts.crops import CropMode, crop_reference
 from nigaoe.core.image_prompts.embedding_files import StoredEmbeddings
 from nigaoe.core.image_prompts.features import (
     ImageFeatures,
@@ -26,14 +25,13 @@ from nigaoe.core.image_prompts.features import (
     tiled_features,
 )
 from nigaoe.core.image_prompts.prompt import PromptScales, guided_image_prompt
+from nigaoe.core.image_prompts.remembering import RememberingEncoder, RememberingFaceEncoder
 from nigaoe.core.models import fingerprint
 
 FEATURE_CACHE_BYTES = 256 * 2**20
 """About 180 pictures of ViT-H's hidden states."""
 PROMPT_CACHE_BYTES = 512 * 2**20
 """About 400 prompts of 16 tokens for SD 1.5, in float32."""
-FACE_CACHE_PICTURES = 4096
-"""What a recogniser says of one takes some kilobytes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,8 +41,8 @@ class Reference:
     images: tuple[Image.Image, ...] = ()
     stored: StoredEmbeddings | None = None
     """In place of pictures."""
-    crop: CropMode = "centre"
-    """Of pictures that a variant reads whole; those of people are aligned by their faces."""
+    crop: CropMode | Literal["face"] = "centre"
+    """How pictures become square. `face`: cut out and aligned, as Plus-Face wants it; FaceID variants always do."""
     crop_position: tuple[float, float] = (0.5, 0.5)
     negative: Image.Image | None = None
     """What the result should not be like; cut in the centre, as CLIP does."""
@@ -64,8 +62,8 @@ class Conditioner:
         feature_bytes: int = FEATURE_CACHE_BYTES,
         prompt_bytes: int = PROMPT_CACHE_BYTES,
     ) -> None:
-        self._looks = None if encoder is None else _Remembering(encoder, feature_bytes)
-        self._faces = None if faces is None else _RememberingFaces(faces)
+        self._looks = None if encoder is None else RememberingEncoder(encoder, feature_bytes)
+        self._faces = None if faces is None else RememberingFaceEncoder(faces)
         self._prompts: TensorCache[GuidedImagePrompt] = TensorCache(prompt_bytes)
         self._fingerprints: WeakKeyDictionary[IPAdapter, str] = WeakKeyDictionary()
 
@@ -75,7 +73,7 @@ class Conditioner:
         Raises:
             AdapterError: Nothing to encode, things that exclude each other, an encoder of another adapter, or a scale
                 outside its range.
-            FaceNotFoundError: The variant reads an identity and a picture shows no face.
+            FaceNotFoundError: A face is needed and a picture shows none.
             ImageError: A picture that no crop mode takes.
         """
         if reference.stored is not None:
@@ -134,17 +132,13 @@ class Conditioner:
         inputs = adapter.variant.inputs
         identity, images = None, list(reference.images)
         if "identity" in inputs:
-            if self._faces is None:
-                raise AdapterError(
-                    f"variant {adapter.variant.name!r} reads a face recogniser's identity and there is no face "
-                    "encoder; give one, or use an adapter that reads the image alone"
-                )
+            faces = self._face_encoder(f"variant {adapter.variant.name!r} reads a face recogniser's identity")
             if inputs == ("identity",) and reference.negative is not None:
                 raise AdapterError(
                     f"variant {adapter.variant.name!r} reads identities alone, which have no negative, and a negative "
                     "picture was given; leave it out"
                 )
-            identity, images = adapter_face_features(adapter, self._faces, images)
+            identity, images = adapter_face_features(adapter, faces, images)
             if inputs == ("identity",):
                 return ImageFeatures((identity,), (torch.zeros_like(identity[:1]),)), [1] * len(images)
         if self._looks is None:
@@ -156,9 +150,19 @@ class Conditioner:
 
     def _cropped(self, image: Image.Image, reference: Reference) -> list[Image.Image]:
         assert self._looks is not None
+        if reference.crop == "face":
+            faces = self._face_encoder("crop 'face' was asked for")
+            return face_features(faces, [image], side=self._looks.side, names=["a reference picture"]).crops
         if reference.crop == "centre" and reference.crop_position == (0.5, 0.5):
             return [image]
         return crop_reference(image, reference.crop, self._looks.side, reference.crop_position, self._looks.fill)
+
+    def _face_encoder(self, why: str) -> RememberingFaceEncoder:
+        if self._faces is None:
+            raise AdapterError(
+                f"{why} and there is no face encoder; give one, or use an adapter and a crop that need none"
+            )
+        return self._faces
 
     def _fingerprint(self, adapter: IPAdapter) -> str:
         if adapter not in self._fingerprints:
@@ -168,75 +172,3 @@ class Conditioner:
 
 def _how(reference: Reference) -> tuple[object, ...]:
     return reference.crop, reference.crop_position, reference.scales
-
-
-class _Remembering:
-    """An image encoder that looks at each picture once."""
-
-    def __init__(self, encoder: ImageEncoder, limit_bytes: int) -> None:
-        self._encoder = encoder
-        self._seen: TensorCache[Impression] = TensorCache(limit_bytes)
-        self._fingerprint: str | None = None
-
-    @property
-    def name(self) -> str:
-        return self._encoder.name
-
-    @property
-    def embed_dim(self) -> int:
-        return self._encoder.embed_dim
-
-    @property
-    def hidden_dim(self) -> int:
-        return self._encoder.hidden_dim
-
-    @property
-    def side(self) -> int:
-        return self._encoder.side
-
-    @property
-    def fill(self) -> tuple[int, int, int]:
-        """The colour that it takes for nothing."""
-        return mean_colour(self._encoder.processor.image_mean)
-
-    @property
-    def fingerprint(self) -> str:
-        if self._fingerprint is None:
-            self._fingerprint = self._encoder.fingerprint()
-        return self._fingerprint
-
-    @property
-    def cache(self) -> CacheStats:
-        return self._seen.stats
-
-    def look(self, images: Sequence[ImageLike]) -> Impression:
-        seen = [self._look(as_pil(image)) for image in images]
-        return Impression(*(torch.cat(parts) for parts in zip(*seen, strict=True)))
-
-    def look_at_nothing(self) -> Impression:
-        return self._seen.get(None, self._encoder.look_at_nothing)
-
-    def _look(self, image: Image.Image) -> Impression:
-        return self._seen.get(image_digest(image), lambda: self._encoder.look([image]))
-
-
-class _RememberingFaces:
-    """A face encoder that searches each picture once."""
-
-    def __init__(self, encoder: FaceEncoder) -> None:
-        self._encoder = encoder
-        self._found: LRUCache[str, tuple[Face, ...]] = LRUCache(FACE_CACHE_PICTURES)
-
-    @property
-    def name(self) -> str:
-        return self._encoder.name
-
-    @property
-    def dim(self) -> int:
-        return self._encoder.dim
-
-    def find(self, image: Image.Image) -> list[Face]:
-        key = image_digest(image)
-        if key not in self._found:
-            self._found[key] = tuple(self._encoder.find(image))
-        return list(self._found[key])
