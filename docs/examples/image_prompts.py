@@ -90,7 +90,7 @@ def rows(base: Base) -> list[tuple[str, list[Cell]]]:
                 ("from her photo, 0.6", replace(of(said((ann,), loud)), init_image=ann, strength=0.6)),
                 (
                     "new top third, of Bob",
-                    replace(of(said((bob,), loud)), init_image=drawn, repaint=hat, strength=1.0),
+                    replace(of(said((bob,), loud)), init_image=drawn, inpaint_mask=hat, strength=1.0),
                 ),
             ],
         ),

@@ -185,7 +185,7 @@ def test_image_to_image(world: World, sampler: SamplerName) -> None:
 @pytest.mark.parametrize("strength", [0.7, 1.0])
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_inpainting(world: World, sampler: SamplerName, strength: float) -> None:
-    generation = replace(_generation(world, sampler), init_image=_picture(4), repaint=_mask(), strength=strength)
+    generation = replace(_generation(world, sampler), init_image=_picture(4), inpaint_mask=_mask(), strength=strength)
     pipeline = world.theirs("inpaint", sampler)
     theirs = _theirs(pipeline, image=_picture(4), mask_image=_mask(), strength=strength, height=SIDE_PX, width=SIDE_PX)
     _agree(world, generation, theirs, replace(generation, seed=1))

@@ -94,12 +94,12 @@ NUMBERS: list[tuple[dict[str, Any], str]] = [
         "init_image is 40x32 px, the picture 32x32; resize it or ask for its size",
     ),
     (
-        {"repaint": _image()},
-        "repaint was given without init_image, the picture of which a part stays; give both",
+        {"inpaint_mask": _image()},
+        "inpaint_mask was given without init_image, of which a part is to stay; give both",
     ),
     (
-        {"repaint": _image(16, 24), "init_image": _image()},
-        "repaint is 16x24 px, the picture 32x32; resize it or ask for its size",
+        {"inpaint_mask": _image(16, 24), "init_image": _image()},
+        "inpaint_mask is 16x24 px, the picture 32x32; resize it or ask for its size",
     ),
 ]
 
@@ -119,7 +119,7 @@ def test_a_base_for_inpainting_needs_something_to_paint_over(world: World) -> No
         with pytest.raises(RequestError) as caught:
             Engine(world.inpaint).submit(Generation(prompt="", **pictures))  # type: ignore[arg-type]
         name = world.inpaint.name
-        _says(caught, f"base {name!r} is one for inpainting; give init_image and repaint, or another base")
+        _says(caught, f"base {name!r} is one for inpainting; give init_image and inpaint_mask, or use another base")
 
 
 CONTROLS: list[tuple[dict[str, Any], str]] = [
@@ -150,7 +150,7 @@ PROMPTS: list[tuple[dict[str, Any], str]] = [
     ({"end": 1.2}, "start 0 and end 1.2 are no window in [0, 1]; choose start below end"),
     ({"start": NAN}, "start nan and end 1 are no window in [0, 1]; choose start below end"),
     ({"mask": torch.ones(16, 24)}, "the mask of an image prompt is 24x16 px, the picture 32x32; resize the mask"),
-    ({"mask": torch.ones(1, 32, 32)}, "the mask of an image prompt is 32x32x1 px, the picture 32x32; resize the mask"),
+    ({"mask": torch.ones(1, 32, 32)}, "the mask of an image prompt has 3 axes, of sizes [1, 32, 32]; give [H, W]"),
     (
         {"mask": torch.full((32, 32), 255.0)},
         "the mask of an image prompt lies in [255, 255], not in [0, 1]; rescale it",

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from nigaoe.core.errors import ImageError
-from nigaoe.core.image_encoders import ImageEncoder, ImageLike, as_pil
+from nigaoe.core.image_encoders import ImageEncoder
 from nigaoe.core.images import read_image
+from nigaoe.core.pixels import ImageLike, as_pil
 
 
 def _png_header(width: int, height: int) -> bytes:

@@ -68,14 +68,14 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "seed": (0, 1, 2),
     "init_image": (None, 0, 1),
     "strength": (0.5, 0.8, 1.0),
-    "repaint": (None, 0, 1),
+    "inpaint_mask": (None, 0, 1),
     "controls": ((), (0,), (0, 1)),
     "control_image": (0, 1),
     "control_scale": (0.8, 0.3),
     "original_size": (None, (64, 48)),
     "crop_top_left": ((0, 0), (3, 5)),
 }
-PLAIN = frozenset(Generation.__dataclass_fields__) - {"init_image", "repaint", "controls"}
+PLAIN = frozenset(Generation.__dataclass_fields__) - {"init_image", "inpaint_mask", "controls"}
 """What a recipe has as a generation has it."""
 XL_ALONE = ("original_size", "crop_top_left")
 Recipe = dict[str, Any]
@@ -123,7 +123,7 @@ class World:
             **plain,
             image_prompts=prompts,
             init_image=_picture(2 + recipe["init_image"]) if has_picture else None,
-            repaint=_white(recipe["repaint"]) if has_picture and recipe["repaint"] is not None else None,
+            inpaint_mask=_white(recipe["inpaint_mask"]) if has_picture and recipe["inpaint_mask"] is not None else None,
             controls=tuple(
                 Control(net=self.nets[i], image=image, scale=scale, end=1 - i / 2) for i in recipe["controls"]
             ),

@@ -8,7 +8,7 @@ Shapes: B rows, N queries, T text tokens, M image tokens, H heads, D head width,
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,11 @@ class AttentionLora(NamedTuple):
     def weights_id(self) -> int:
         """The same for every LoRA made of the same weights."""
         return next(id(pair.down) for layer in self.layers for pair in layer.values())
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(pair.down.device for layer in self.layers for pair in layer.values())
 
     def add(self, y: Tensor, x: Tensor, layer: int, target: LoraTarget) -> Tensor:
         """`y` plus this LoRA of `x`, in the rows that it is for."""
@@ -84,6 +89,12 @@ class ImagePrompt(NamedTuple):
     def num_tokens(self) -> int:
         """M."""
         return self.keys[0].shape[1]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "ImagePrompt":
+        """Keys and values there and in that precision. LoRAs belong to the adapter and stay where it is."""
+        keys, values = (tuple(x.to(device, dtype) for x in side) for side in (self.keys, self.values))
+        mask = None if self.mask is None else self.mask.to(device)
+        return self._replace(keys=keys, values=values, mask=mask)
 
     def scaled(self, scale: float | Tensor) -> "ImagePrompt":
         """Multiply the values by a number, or by one number per row [B]."""
@@ -177,6 +188,12 @@ class DecoupledAttnProcessor:
 def attention_layers(unet: UNet2DConditionModel) -> list[Attention]:
     """Every attention module, in registration order: down, up, mid. Published adapter files number them so."""
     return [unet.get_submodule(name.removesuffix(".processor")) for name in unet.attn_processors]
+
+
+def projection_widths(attn: Attention) -> dict[LoraTarget, tuple[int, int]]:
+    """(in, out) of an attention layer's projections."""
+    pairs: dict[LoraTarget, Any] = {"q": attn.to_q, "k": attn.to_k, "v": attn.to_v, "out": attn.to_out[0]}
+    return {target: (linear.in_features, linear.out_features) for target, linear in pairs.items()}
 
 
 def cross_attention_layers(unet: UNet2DConditionModel) -> dict[int, Attention]:

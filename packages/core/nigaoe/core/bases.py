@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
@@ -100,7 +100,11 @@ def load_base(name: str, precision: Precision = "float32", device: str | torch.d
     Raises:
         BaseModelError: It cannot be found or is not a Stable Diffusion folder.
     """
+    if precision not in get_args(Precision):
+        raise BaseModelError(f"there is no precision {precision!r}; choose one of {', '.join(get_args(Precision))}")
     path, target, dtype = locate(name), torch.device(device), getattr(torch, precision)
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise BaseModelError(f"device {str(device)!r} was asked for and torch sees no CUDA device; choose 'cpu'")
 
     def part(cls: Any, subfolder: str, dtype: torch.dtype) -> Any:
         model = cls.from_pretrained(path, subfolder=subfolder, torch_dtype=dtype).eval().requires_grad_(False)

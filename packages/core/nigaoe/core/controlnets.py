@@ -19,12 +19,18 @@ class ControlNet:
     name: str
     model: ControlNetModel
 
-    def require_fit(self, unet: UNet2DConditionModel) -> None:
+    def require_fit(self, unet: UNet2DConditionModel, vae_factor: int) -> None:
         """Refuse a UNet that it was not made for.
 
         Raises:
             RequestError: Their architectures differ, with the first difference.
         """
+        factor = 2 ** (len(self.model.config.conditioning_embedding_out_channels) - 1)
+        if factor != vae_factor:
+            raise RequestError(
+                f"ControlNet {self.name!r} makes {factor} pixels one position, the base {vae_factor}; use one made for "
+                "this base"
+            )
         for key in _SHARED:
             ours, theirs = self.model.config[key], unet.config[key]
             if _comparable(ours) != _comparable(theirs):
@@ -53,4 +59,5 @@ def load_controlnet(name: str, precision: str = "float32", device: str | torch.d
         raise BaseModelError(
             f"ControlNet {name!r} cannot be loaded ({reason}); give a diffusers folder or hub id"
         ) from None
-    return ControlNet(name, model.to(torch.device(device)).eval().requires_grad_(False))
+    layout = torch.channels_last if torch.device(device).type == "cuda" else torch.preserve_format
+    return ControlNet(name, model.to(torch.device(device), memory_format=layout).eval().requires_grad_(False))

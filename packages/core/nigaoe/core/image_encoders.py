@@ -5,47 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
-from nigaoe.core.errors import BaseModelError, ImageError
+from nigaoe.core.errors import BaseModelError
 from nigaoe.core.models import fingerprint, load_complete, locate, quiet_loading
-
-ImageLike = Image.Image | Tensor | np.ndarray
-
-
-def as_pil(image: ImageLike) -> Image.Image:
-    """Any accepted picture as RGB PIL.
-
-    Accepted: PIL; uint8 [H, W, 3] or [3, H, W]; float [3, H, W] or [H, W, 3] in [0, 1], rounded to 8 bits.
-
-    Raises:
-        ImageError: Another shape, dtype or range. A float picture in [0, 255] or [-1, 1] is refused, never guessed at.
-    """
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    if isinstance(image, Tensor):
-        # numpy has no bfloat16.
-        image = (image.float() if image.is_floating_point() else image).detach().cpu().numpy()
-    pixels = np.asarray(image)
-    if pixels.ndim != 3 or 3 not in (pixels.shape[0], pixels.shape[2]):
-        raise ImageError(f"a picture of shape {list(pixels.shape)} was given; give [H, W, 3] or [3, H, W]")
-    if pixels.shape[2] != 3:
-        pixels = pixels.transpose(1, 2, 0)
-    if np.issubdtype(pixels.dtype, np.floating):
-        low, high = float(np.min(pixels)), float(np.max(pixels))
-        if not (low >= 0.0 and high <= 1.0):
-            raise ImageError(
-                f"a float picture must lie in [0, 1], this one lies in [{low:g}, {high:g}]; rescale it or give uint8"
-            )
-        pixels = (pixels * 255).round().astype(np.uint8)
-    if pixels.dtype != np.uint8:
-        raise ImageError(f"a picture of dtype {pixels.dtype} was given; give uint8, or float in [0, 1]")
-    return Image.fromarray(np.ascontiguousarray(pixels))
+from nigaoe.core.pixels import ImageLike, as_pil
 
 
 class Impression(NamedTuple):

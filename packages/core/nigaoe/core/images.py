@@ -28,7 +28,7 @@ def read_image(source: Path | bytes, name: str | None = None, max_pixels: int = 
             if width * height > max_pixels:
                 raise _too_large(name, width * height, max_pixels)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
         # Pillow's own guard, from 179 million pixels on; it tells the number in its message only.
         claimed = next((int(word.strip("(")) for word in str(error).split() if word.strip("(").isdigit()), 0)
@@ -46,7 +46,8 @@ def _too_large(name: str, pixels: int, max_pixels: int) -> ImageError:
     return ImageError(f"{name!r} has {millions}; make it smaller")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB: 16 bits scaled down, transparency over white."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         # 16-bit grey spans 0..65535, whatever this picture's own maximum is.
         pixels = np.asarray(image, np.float32)

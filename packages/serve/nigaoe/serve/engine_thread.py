@@ -50,6 +50,9 @@ class EngineThread:
 
     def __init__(self, models: Models, config: EngineConfig) -> None:
         self._engines = {name: _engine(base, config) for name, base in models.bases.items()}
+        for engine in self._engines.values():
+            # The first call compiles and allocates; a server is ready when that is done.
+            engine.generate([Generation(prompt="", steps=1)])
         self._adapters = models.adapters
         self._conditioner = Conditioner(models.image_encoder, prompt_bytes=config.cached_image_prompts_mib * 2**20)
         self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()

@@ -5,12 +5,10 @@ import io
 
 from PIL import Image
 
-from nigaoe.core.engine.engine import Engine
-from nigaoe.core.engine.rows import Generation
 from nigaoe.core.errors import NigaoeError
 from nigaoe.serve.config import ServeConfig
 from nigaoe.serve.engine_thread import EngineStoppedError, EngineThread
-from nigaoe.serve.models import Models, load_models
+from nigaoe.serve.models import load_models
 from nigaoe.serve.orders import Drawn, EngineStats, Order, OutputFormat, Refusal
 
 
@@ -18,9 +16,7 @@ class Replica:
     """Draws orders; a `Backend`."""
 
     def __init__(self, config: ServeConfig) -> None:
-        models = load_models(config)
-        _warm_up(models)
-        self._thread = EngineThread(models, config.engine)
+        self._thread = EngineThread(load_models(config), config.engine)
 
     async def draw(self, order: Order) -> Drawn:
         """Draw all pictures of an order; being cancelled takes its rows out before the next step.
@@ -65,9 +61,3 @@ def encode(image: Image.Image, output_format: OutputFormat, quality: int) -> byt
     else:
         image.save(buffer, output_format.upper(), quality=quality)
     return buffer.getvalue()
-
-
-def _warm_up(models: Models) -> None:
-    # The first call compiles and allocates; a server is ready when that is done.
-    for base in models.bases.values():
-        Engine(base).generate([Generation(prompt="", steps=1)])

@@ -4,6 +4,7 @@ Module names are the published checkpoint keys, so a file is `state_dict()` and 
 `image_proj.proj.weight`, `ip_adapter.1.to_k_ip.weight`, `ip_adapter.0.to_q_lora.down.weight`, ...
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import get_args
@@ -14,7 +15,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from nigaoe.core.adapters.resampler import DIM_HEAD
-from nigaoe.core.adapters.variants import IDENTITY_DIM, Feature, Variant, Widths, variant_named, widths_of
+from nigaoe.core.adapters.variants import IDENTITY_DIM, Feature, Variant, Widths, stored_shape, variant_named, widths_of
 from nigaoe.core.attention import (
     AttentionLora,
     ImagePrompt,
@@ -22,6 +23,7 @@ from nigaoe.core.attention import (
     LowRank,
     attention_layers,
     cross_attention_layers,
+    projection_widths,
 )
 from nigaoe.core.errors import AdapterError
 
@@ -29,6 +31,8 @@ LORA_RANK = 128
 """Of the published FaceID adapters."""
 
 _TARGETS: tuple[LoraTarget, ...] = get_args(LoraTarget)
+# No UNet has so many attention layers that an index has five digits.
+_LAYER = re.compile(r"ip_adapter\.(0|[1-9][0-9]{0,3})\.")
 
 
 @dataclass(frozen=True)
@@ -136,18 +140,15 @@ class IPAdapter(nn.Module):
         Raises:
             AdapterError: A key is missing, left over or of another shape, or a weight is not a finite number.
         """
-        indices = sorted({int(key.split(".")[1]) for key in state if key.startswith("ip_adapter.")})
-        try:
-            adapter = cls(variant, widths_of(variant, state), {i: _stored_widths(state, i) for i in indices})
-            adapter.load_state_dict(dict(state))
-        except KeyError as error:
-            raise AdapterError(f"{where} is no whole adapter of variant {variant.name!r}: it lacks {error}") from None
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise AdapterError(f"{where} does not fit variant {variant.name!r} ({reason})") from None
         for key, value in state.items():
-            if not torch.isfinite(value).all():
-                raise AdapterError(f"{where} has a weight in {key!r} that is not a number; train or download it again")
+            _require_floats(key, value, where)
+        indices = _stored_indices(state, where)
+        widths = widths_of(variant, state, where)
+        # Shapes come from a file that may lie, so that they are compared before there is memory for them.
+        with torch.device("meta"):
+            adapter = cls(variant, widths, {i: _stored_widths(state, i, widths, where) for i in indices})
+        _require_keys(state, adapter.state_dict(), variant, where)
+        adapter.to_empty(device="cpu").load_state_dict(dict(state))
         return adapter
 
     @property
@@ -182,10 +183,11 @@ class IPAdapter(nn.Module):
         return ImagePrompt(
             keys=tuple(layer.to_k_ip(tokens) for layer in cross),
             values=tuple(layer.to_v_ip(tokens) for layer in cross),
-            loras=self._loras(),
+            loras=self.loras(),
         )
 
-    def _loras(self) -> tuple[AttentionLora, ...]:
+    def loras(self) -> tuple[AttentionLora, ...]:
+        """Its LoRA for every row, if it has one."""
         # Some FaceID files come with their LoRA taken out.
         layers: dict[str, AdapterLayer] = dict(self.ip_adapter.items())  # type: ignore[arg-type]
         pairs = {
@@ -200,16 +202,23 @@ class IPAdapter(nn.Module):
         """Refuse a UNet whose cross-attention layers are not the ones this adapter was made for.
 
         Raises:
-            AdapterError: Another number of layers or another width.
+            AdapterError: Another number of layers or another width, with the first layer that differs.
         """
         layers = cross_attention_layers(unet)
         theirs = {i: (a.to_k.in_features, a.to_k.out_features) for i, a in layers.items()}
         ours = {i: (x.to_k_ip.in_features, x.to_k_ip.out_features) for i, x in self.cross_layers.items()}
-        if ours != theirs:
+        if ours == theirs:
+            return
+        cure = "use an adapter trained on a base of this architecture"
+        context = _context_width(layers)
+        if (len(ours), self.cross_attention_dim) != (len(theirs), context):
             raise AdapterError(
                 f"the adapter has {len(ours)} layers for a text width of {self.cross_attention_dim}, the base has "
-                f"{len(theirs)} for {_context_width(layers)}; use an adapter trained on a base of this architecture"
+                f"{len(theirs)} for {context}; {cure}"
             )
+        index = min(i for i in ours.keys() | theirs.keys() if ours.get(i) != theirs.get(i))
+        here, there = (f"{w[0]} to {w[1]}" if w else "nothing" for w in (ours.get(index), theirs.get(index)))
+        raise AdapterError(f"layer {index} of the adapter maps {here}, that of the base {there}; {cure}")
 
 
 def _context_width(layers: Mapping[int, Attention]) -> int:
@@ -217,21 +226,66 @@ def _context_width(layers: Mapping[int, Attention]) -> int:
 
 
 def _layer_widths(attn: Attention, rank: int) -> LayerWidths:
-    q, k, out = attn.to_q, attn.to_k, attn.to_out[0]
-    pairs: dict[LoraTarget, nn.Linear] = {"q": q, "k": k, "v": attn.to_v, "out": out}  # type: ignore[dict-item]
+    widths = projection_widths(attn)
     return LayerWidths(
-        key_value=(k.in_features, k.out_features) if attn.is_cross_attention else None,
-        lora={t: (linear.in_features, rank, linear.out_features) for t, linear in pairs.items()} if rank else {},
+        key_value=widths["k"] if attn.is_cross_attention else None,
+        lora={target: (inside, rank, outside) for target, (inside, outside) in widths.items()} if rank else {},
     )
 
 
-def _stored_widths(state: Mapping[str, Tensor], index: int) -> LayerWidths:
+def _require_floats(key: str, value: Tensor, where: str) -> None:
+    if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+        kind = str(value.layout if value.layout != torch.strided else value.dtype).removeprefix("torch.")
+        raise AdapterError(
+            f"{where} has {key!r} as {'a shape without values' if value.is_meta else kind}, weights must be dense "
+            "floating-point numbers; convert it again as float32, float16 or bfloat16"
+        )
+    # As float32, in which it will be used: not every format knows what is finite.
+    if not torch.isfinite(value.float()).all():
+        raise AdapterError(f"{where} has a weight in {key!r} that is not a number; train or download it again")
+
+
+def _require_keys(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], variant: Variant, where: str) -> None:
+    cure = "download or convert it again"
+    for key in wanted:
+        if key not in state:
+            raise AdapterError(f"{where} is no whole adapter of variant {variant.name!r}: it lacks {key!r}; {cure}")
+    for key, value in state.items():
+        if key not in wanted:
+            raise AdapterError(f"{where} has {key!r}, which no adapter of variant {variant.name!r} has; {cure}")
+        if value.shape != wanted[key].shape:
+            raise AdapterError(
+                f"{where} has {key!r} of shape {list(value.shape)}, beside its other weights it must be "
+                f"{list(wanted[key].shape)}; {cure}"
+            )
+
+
+def _stored_indices(state: Mapping[str, Tensor], where: str) -> list[int]:
+    """Published indices of the layers that a flat state dict has weights for."""
+    found: set[int] = set()
+    for key in state:
+        if key.startswith("ip_adapter."):
+            match = _LAYER.match(key)
+            if match is None:
+                raise AdapterError(
+                    f"{where} has {key!r}, where a layer's number must follow 'ip_adapter.'; "
+                    "download or convert it again"
+                )
+            found.add(int(match[1]))
+    return sorted(found)
+
+
+def _stored_widths(state: Mapping[str, Tensor], index: int, widths: Widths, where: str) -> LayerWidths:
     prefix = f"ip_adapter.{index}"
-    key = state.get(f"{prefix}.to_k_ip.weight")
+
+    def shape(name: str) -> tuple[int, ...]:
+        return stored_shape(state, f"{prefix}.{name}.weight", 2, where)
+
+    is_cross = any(f"{prefix}.{name}.weight" in state for name in ("to_k_ip", "to_v_ip"))
     lora: dict[LoraTarget, tuple[int, int, int]] = {}
     for target in _TARGETS:
-        down = state.get(f"{prefix}.to_{target}_lora.down.weight")
-        if down is not None:
-            up = state[f"{prefix}.to_{target}_lora.up.weight"]
-            lora[target] = (down.shape[1], down.shape[0], up.shape[0])
-    return LayerWidths(key_value=None if key is None else (key.shape[1], key.shape[0]), lora=lora)
+        name = f"to_{target}_lora"
+        if any(f"{prefix}.{name}.{half}.weight" in state for half in ("down", "up")):
+            rank, inside = shape(f"{name}.down")
+            lora[target] = (inside, rank, shape(f"{name}.up")[0])
+    return LayerWidths((widths.cross_attention_dim, shape("to_k_ip")[0]) if is_cross else None, lora)

@@ -50,7 +50,7 @@ class AdapterFacts:
     metadata: dict[str, str]
 
 
-def inspect_adapter(path: Path, variant: str | None = None) -> AdapterFacts:
+def inspect_adapter(path: str | Path, variant: str | None = None) -> AdapterFacts:
     """Read a file and say what it is.
 
     Raises:
@@ -70,7 +70,7 @@ def inspect_adapter(path: Path, variant: str | None = None) -> AdapterFacts:
         parameters=sum(value.numel() for value in stored.state.values()),
         dtypes=tuple(sorted({str(value.dtype).removeprefix("torch.") for value in stored.state.values()})),
         layout=stored.layout,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=hashlib.sha256(stored.path.read_bytes()).hexdigest(),
         metadata={key: value for key, value in stored.metadata.items() if key != "format"},
     )
 

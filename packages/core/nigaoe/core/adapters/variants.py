@@ -132,7 +132,8 @@ def detect_variant(state: Mapping[str, Tensor], told: str | None, where: str) ->
     if not candidates:
         keys = sorted(key for key in state if key.startswith("image_proj."))[:3]
         raise AdapterError(
-            f"{where} is not an IP-Adapter of any known variant: of image_proj it has {', '.join(keys) or 'nothing'}"
+            f"{where} is not an IP-Adapter of any known variant: of image_proj it has {', '.join(keys) or 'nothing'}; "
+            "download or convert it again"
         )
     if told is not None:
         variant = variant_named(told)
@@ -159,10 +160,10 @@ def matching_variants(state: Mapping[str, Tensor], told: str | None = None) -> l
         has_lora = any("_lora." in key for key in state)
         return [variant for variant in found if variant.has_lora == has_lora]
     if marked == "latents":
-        reads = state["image_proj.proj_in.weight"].shape[1] if "image_proj.proj_in.weight" in state else 0
+        shape = state["image_proj.proj_in.weight"].shape if "image_proj.proj_in.weight" in state else ()
         # CLIP's hidden states may be as wide as an identity; only then is there a doubt.
         is_said = told is not None and variant_named(told) in found
-        return found if reads == IDENTITY_DIM or is_said else [VARIANTS["plus"]]
+        return found if shape[1:] == (IDENTITY_DIM,) or is_said else [VARIANTS["plus"]]
     return found
 
 
@@ -170,30 +171,47 @@ def _either(candidates: list[Variant]) -> str:
     return " or ".join(repr(variant.name) for variant in candidates)
 
 
-def widths_of(variant: Variant, state: Mapping[str, Tensor]) -> Widths:
-    """Widths that a flat state dict of this variant was made with.
+def stored_shape(state: Mapping[str, Tensor], key: str, axes: int, where: str) -> tuple[int, ...]:
+    """Shape of a weight that must be there, with that many axes and at least one value.
 
     Raises:
-        KeyError: A key that every file of the variant has is missing.
+        AdapterError: It is missing or of another kind of shape.
+    """
+    if key not in state:
+        raise AdapterError(f"{where} is no whole adapter: it lacks {key!r}; download or convert it again")
+    shape = tuple(state[key].shape)
+    if len(shape) != axes or 0 in shape:
+        raise AdapterError(
+            f"{where} has {key!r} of shape {list(shape)}, which must have {axes} {'axis' if axes == 1 else 'axes'} "
+            "and no empty one; download or convert it again"
+        )
+    return shape
+
+
+def widths_of(variant: Variant, state: Mapping[str, Tensor], where: str) -> Widths:
+    """Widths that a flat state dict of this variant was made with; `where`: how messages name its origin.
+
+    Raises:
+        AdapterError: A key that every file of the variant has is missing or of another kind of shape.
     """
 
-    def shape(key: str) -> tuple[int, ...]:
-        return tuple(state[f"image_proj.{key}"].shape)
+    def shape(key: str, axes: int = 2) -> tuple[int, ...]:
+        return stored_shape(state, f"image_proj.{key}", axes, where)
 
     if variant.name == "base":
         out, embed_dim = shape("proj.weight")
-        width = shape("norm.weight")[0]
-        return Widths(width, {"image_embeds": embed_dim}, out // width, 0, 0)
+        width = shape("norm.weight", 1)[0]
+        return Widths(width, {"image_embeds": embed_dim}, max(1, out // width), 0, 0)
     if variant.name == "full":
-        return Widths(shape("proj.3.weight")[0], {"hidden_states": shape("proj.0.weight")[1]}, 0, 0, 0)
+        return Widths(shape("proj.3.weight", 1)[0], {"hidden_states": shape("proj.0.weight")[1]}, 0, 0, 0)
     if variant.marker == "latents":
-        _, num_tokens, dim = shape("latents")
-        heads = shape("layers.0.0.to_q.weight")[0] // DIM_HEAD
+        _, num_tokens, dim = shape("latents", 3)
+        heads = max(1, shape("layers.0.0.to_q.weight")[0] // DIM_HEAD)
         layers = {key.split(".")[2] for key in state if key.startswith("image_proj.layers.")}
         width, reads = shape("proj_out.weight")[0], shape("proj_in.weight")[1]
         return Widths(width, {variant.inputs[0]: reads}, num_tokens, dim, heads, len(layers))
-    width = shape("norm.weight")[0]
+    width = shape("norm.weight", 1)[0]
     features: dict[Feature, int] = {"identity": shape("proj.0.weight")[1]}
     if variant.marker == _PERCEIVER:
         features["hidden_states"] = shape("perceiver_resampler.proj_in.weight")[1]
-    return Widths(width, features, shape("proj.2.weight")[0] // width, 0, 0)
+    return Widths(width, features, max(1, shape("proj.2.weight")[0] // width), 0, 0)

@@ -29,12 +29,12 @@ class Batch:
     text: RowText
     image_prompts: tuple[ImagePrompt, ...]
     time_ids: Tensor | None
-    beside: Tensor | None
+    extra_channels: Tensor | None
 
     def call(self, latents: Tensor) -> UNetCall:
         """The UNet call for scaled latents [rows, C, h, w]."""
         timesteps = torch.tensor([row.timestep for row in self.rows], device=latents.device)
-        sample = latents if self.beside is None else torch.cat([latents, self.beside], dim=1)
+        sample = latents if self.extra_channels is None else torch.cat([latents, self.extra_channels], dim=1)
         return UNetCall(
             sample=sample[self.owner],
             timesteps=timesteps[self.owner],
@@ -53,7 +53,7 @@ class Batch:
 
 def batch_key(rows: tuple[Row, ...]) -> BatchKey:
     """Equal while a batch may be used again."""
-    return tuple((row.id, row.speaking) for row in rows)
+    return tuple((row.id, row.active_prompts) for row in rows)
 
 
 def pack(rows: tuple[Row, ...]) -> Batch:
@@ -68,13 +68,13 @@ def pack(rows: tuple[Row, ...]) -> Batch:
             unconditional.append(len(owner))
             owner.append(i)
             text.append(row.negative_text)
-            prompts.append(_speaking(row, is_conditional=False))
+            prompts.append(_active_prompts(row, is_conditional=False))
         conditional.append(len(owner))
         if not row.is_guided:
             unconditional.append(len(owner))
         owner.append(i)
         text.append(row.text)
-        prompts.append(_speaking(row, is_conditional=True))
+        prompts.append(_active_prompts(row, is_conditional=True))
     device = rows[0].latents.device
     guidance = torch.tensor([row.generation.guidance_scale for row in rows], device=device)
     time_ids = _stacked([row.time_ids for row in rows])
@@ -88,13 +88,13 @@ def pack(rows: tuple[Row, ...]) -> Batch:
         text=_stack_text(text),
         image_prompts=stack_image_prompts(prompts),
         time_ids=None if time_ids is None else time_ids[owners],
-        beside=_stacked([row.beside for row in rows]),
+        extra_channels=_stacked([row.extra_channels for row in rows]),
     )
 
 
-def _speaking(row: Row, *, is_conditional: bool) -> list[ImagePrompt]:
+def _active_prompts(row: Row, *, is_conditional: bool) -> list[ImagePrompt]:
     chosen = []
-    for i in row.speaking:
+    for i in row.active_prompts:
         guided = row.generation.image_prompts[i]
         prompt = guided.conditional if is_conditional else guided.unconditional
         chosen.append(prompt._replace(regions=row.regions[i]))

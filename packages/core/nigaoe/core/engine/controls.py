@@ -12,6 +12,8 @@ from nigaoe.core.unet_call import UNetCall
 
 def with_controls(call: UNetCall, batch: Batch) -> UNetCall:
     """Add the residuals of all controls that apply now; each net is called once, for all rows that it controls."""
+    if not any(row.generation.controls for row in batch.rows):
+        return call
     members: dict[ControlNet, list[tuple[int, float, Tensor]]] = defaultdict(list)
     owner = batch.owner.tolist()
     for place, i in enumerate(owner):

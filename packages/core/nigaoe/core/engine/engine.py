@@ -3,8 +3,9 @@
 A row joins between any two steps and leaves when it is done. It belongs to one thread; callers on other threads queue.
 """
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from PIL import Image
@@ -14,7 +15,7 @@ from nigaoe.core.bases import Base
 from nigaoe.core.caches import CacheStats, TensorCache
 from nigaoe.core.engine.batch import Batch, BatchKey, batch_key, pack
 from nigaoe.core.engine.controls import with_controls
-from nigaoe.core.engine.rows import Generation, Row, RowText
+from nigaoe.core.engine.rows import Generation, GuidedImagePrompt, Row, RowText, drawn_once
 from nigaoe.core.engine.runners import best_runner
 from nigaoe.core.engine.starts import skipped_steps, start
 from nigaoe.core.engine.turns import Turns
@@ -23,10 +24,12 @@ from nigaoe.core.errors import GenerationError, RequestError
 from nigaoe.core.pixels import as_pictures, to_tensor
 from nigaoe.core.samplers.plan import SamplingPlan, affine_step
 from nigaoe.core.samplers.registry import SAMPLERS
-from nigaoe.core.unet_call import Runner
+from nigaoe.core.unet_call import Runner, UNetCall
+
+log = logging.getLogger(__name__)
 
 TEXT_CACHE_BYTES = 512 * 2**20
-"""About a hundred prompts of SD 1.5 in float32, keys and values with them."""
+"""Some 65 prompts of SD 1.5 in float32, keys and values with them; twice as many in half precision."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,14 @@ class Engine:
 
     def __init__(self, base: Base, max_rows: int = 16, *, runner: Runner | None = None, decode_rows: int = 4) -> None:
         """`runner`: how the UNet is called; None: `best_runner`. `decode_rows`: most pictures decoded between steps."""
+        for name, count in (("max_rows", max_rows), ("decode_rows", decode_rows)):
+            if count < 1:
+                raise RequestError(f"{name} {count} lets no picture through; give at least 1")
         self.base, self.max_rows = base, max_rows
         self._runner, self._decode_rows = runner or best_runner(base.unet), decode_rows
         self._dtype = next(base.unet.parameters()).dtype
         self._active: list[Row] = []
-        self._drawn: list[Row] = []
+        self._undecoded: list[Row] = []
         self._turns = Turns()
         self._next_id = 0
         self._batch: tuple[BatchKey, Batch] | None = None
@@ -61,6 +67,7 @@ class Engine:
             RequestError: A size, step count, guidance or picture that the base cannot do.
             AdapterError: An image prompt for another base.
         """
+        generation = replace(generation, image_prompts=tuple(self._placed(p) for p in generation.image_prompts))
         size = validated_size(self.base, generation)
         plan = self._plan(generation)
         generator = torch.Generator("cpu").manual_seed(generation.seed)
@@ -74,12 +81,12 @@ class Engine:
             latents=begin.latents,
             generator=generator,
             text=text,
-            negative_text=text if generation.guidance_scale == 1 else self._text(generation.negative_prompt, True),
+            negative_text=self._text(generation.negative_prompt, True) if generation.is_guided else text,
             regions=tuple(regions(self.base, prompt.mask, size) for prompt in generation.image_prompts),
             control_images=tuple((to_tensor(c.image).to(device) + 1) / 2 for c in generation.controls),
             time_ids=_time_ids(generation, size).to(device) if self.base.is_xl else None,
-            beside=begin.beside,
-            repaint=begin.repaint,
+            extra_channels=begin.extra_channels,
+            inpainting=begin.inpainting,
         )
         self._next_id += 1
         self._active.append(row)
@@ -88,7 +95,7 @@ class Engine:
     def cancel(self, ticket: int) -> None:
         """Let a picture leave; unknown tickets are ignored, for it may just have finished."""
         self._active = [row for row in self._active if row.id != ticket]
-        self._drawn = [row for row in self._drawn if row.id != ticket]
+        self._undecoded = [row for row in self._undecoded if row.id != ticket]
         self._batch = None
 
     @property
@@ -99,7 +106,7 @@ class Engine:
     @property
     def active_rows(self) -> int:
         """Rows not yet finished, those that wait for the autoencoder counted."""
-        return len(self._active) + len(self._drawn)
+        return len(self._active) + len(self._undecoded)
 
     @property
     def text_cache(self) -> CacheStats:
@@ -108,19 +115,21 @@ class Engine:
 
     def progress(self) -> dict[int, tuple[int, int]]:
         """Steps taken and steps in all, by ticket."""
-        return {row.id: (row.position, len(row.plan)) for row in [*self._active, *self._drawn]}
+        return {row.id: (row.position, len(row.plan)) for row in [*self._active, *self._undecoded]}
 
     @torch.no_grad()
     def step(self) -> Stepped:
         """Take one step of the rows whose turn it is, and decode some that are done; returns what this finished."""
         rows = self._turns.next(self._active, self.max_rows)
         failures = self._advance(rows)
+        if failures and len(failures) == len(rows):
+            self._require_working(rows[0])
         done = [row for row in rows if row.is_done and row.id not in failures]
         if done or failures:
             # Nobody's prompt or face outlives its picture.
             self._batch = None
             self._active = [row for row in self._active if row not in done and row.id not in failures]
-        self._drawn += done
+        self._undecoded += done
         decoded = self._decode_some()
         return Stepped(decoded.pictures, failures | decoded.failures)
 
@@ -155,22 +164,54 @@ class Engine:
         return [pictures[ticket] for ticket in tickets]
 
     def _advance(self, rows: tuple[Row, ...]) -> dict[int, GenerationError]:
-        """One step of these. Those that fail, fail alone; if all do, it is not the fault of any one of them."""
-        failures = self._try(rows) if rows else {}
-        if len(failures) == len(rows) > 1:
-            raise next(iter(failures.values()))
-        return failures
-
-    def _try(self, rows: tuple[Row, ...]) -> dict[int, GenerationError]:
+        """One step of these, or if that fails of each half: those that fail, fail alone."""
+        if not rows:
+            return {}
+        failure = None
         try:
             self._step_rows(self._packed(rows))
         except Exception as error:
-            self._batch = None
-            if len(rows) > 1:
-                half = len(rows) // 2
-                return self._try(rows[:half]) | self._try(rows[half:])
-            return {rows[0].id: _failure(rows[0], error)}
-        return {}
+            failure = self._failed(rows, error)
+        # Out of the `except` block, whose frames hold the memory of the call that failed.
+        self._batch = None if failure else self._batch
+        if failure is None:
+            return {}
+        if len(rows) == 1:
+            return {rows[0].id: failure}
+        half = len(rows) // 2
+        return self._advance(rows[:half]) | self._advance(rows[half:])
+
+    def _require_working(self, row: Row) -> None:
+        """Let the error through if the UNet fails without anything of a request's: then no row is at fault.
+
+        A device that does nothing any more, or has no memory for one row, would fail every request to come.
+        """
+        latents, extra = row.latents, row.extra_channels
+        sample = torch.zeros_like(latents if extra is None else torch.cat([latents, extra]))
+        states, pooled = row.text.encoded
+        call = UNetCall(
+            sample=sample[None],
+            timesteps=torch.zeros(1, device=latents.device),
+            text_states=torch.zeros_like(states),
+            pooled=None if pooled is None else torch.zeros_like(pooled),
+            time_ids=None if row.time_ids is None else torch.zeros_like(row.time_ids)[None],
+        )
+        self._runner(self.base.unet, call)
+
+    def _failed(self, rows: Sequence[Row], error: Exception) -> GenerationError:
+        """What to say of it."""
+        if len(rows) == 1:
+            log.warning("a picture failed", exc_info=error)
+        failure = GenerationError(f"picture with seed {rows[0].generation.seed} could not be drawn: {error}")
+        failure.__cause__ = error.with_traceback(None)
+        return failure
+
+    def _placed(self, prompt: GuidedImagePrompt) -> GuidedImagePrompt:
+        """Where the base is and in its precision, once and not in every layer of every step."""
+        return prompt._replace(
+            conditional=prompt.conditional.to(self.base.device, self._dtype),
+            unconditional=prompt.unconditional.to(self.base.device, self._dtype),
+        )
 
     def _packed(self, rows: tuple[Row, ...]) -> Batch:
         key = batch_key(rows)
@@ -186,25 +227,31 @@ class Engine:
         call = with_controls(batch.call(latents * scale), batch)
         prediction = batch.guided(self._runner(self.base.unet, call))
         before = torch.stack([row.latents if row.previous_x0 is None else row.previous_x0 for row in rows])
-        is_noisy = any(step.n for step in steps)
-        noise = torch.stack([row.fresh_noise() for row in rows]) if is_noisy else torch.zeros_like(latents)
-        latents, x0 = affine_step(latents, prediction, before, noise, steps)
-        for row, x, seen in zip(rows, latents, x0, strict=True):
-            row.take(x, seen)
+        with drawn_once(rows):
+            is_noisy = any(step.n for step in steps)
+            noise = torch.stack([row.fresh_noise() for row in rows]) if is_noisy else torch.zeros_like(latents)
+            latents, x0 = affine_step(latents, prediction, before, noise, steps)
+            arrived = [row.arrived(x) for row, x in zip(rows, latents, strict=True)]
+        for row, x, seen in zip(rows, arrived, x0, strict=True):
+            row.latents, row.previous_x0 = x, seen
+            row.position += 1
 
     def _decode_some(self) -> Stepped:
         """A few at a time: those who are still being drawn wait no longer for the autoencoder than for a step."""
-        shape = self._drawn[0].latents.shape if self._drawn else None
-        chosen = [row for row in self._drawn if row.latents.shape == shape][: self._decode_rows]
-        self._drawn = [row for row in self._drawn if row not in chosen]
+        shape = self._undecoded[0].latents.shape if self._undecoded else None
+        chosen = [row for row in self._undecoded if row.latents.shape == shape][: self._decode_rows]
+        self._undecoded = [row for row in self._undecoded if row not in chosen]
         return self._decode(chosen) if chosen else Stepped()
 
     def _decode(self, rows: list[Row]) -> Stepped:
+        pixels = failure = None
         try:
             pixels = self.base.decode_pixels(torch.stack([row.latents for row in rows]))
         except Exception as error:
-            if len(rows) == 1:
-                return Stepped(failures={rows[0].id: _failure(rows[0], error)})
+            failure = self._failed(rows, error)
+        if failure is not None and len(rows) == 1:
+            return Stepped(failures={rows[0].id: failure})
+        if pixels is None:
             halves = self._decode(rows[: len(rows) // 2]), self._decode(rows[len(rows) // 2 :])
             return Stepped(halves[0].pictures | halves[1].pictures, halves[0].failures | halves[1].failures)
         stepped = Stepped()
@@ -224,7 +271,8 @@ class Engine:
             encoded = encoder.encode_negative([prompt]) if is_negative else encoder.encode([prompt])
             return RowText(encoded, text_keys_values(self.base.cross_attention, encoded.states.to(self._dtype)))
 
-        return self._texts.get((prompt, is_negative and self.base.text_encoder.empty_is_zero), encode)
+        is_zero = is_negative and not prompt and self.base.text_encoder.empty_is_zero
+        return self._texts.get((prompt, is_zero), encode)
 
     def _plan(self, generation: Generation) -> SamplingPlan:
         key = (generation.sampler, generation.steps, skipped_steps(generation))
@@ -233,12 +281,6 @@ class Engine:
                 self._plans.pop(next(iter(self._plans)))
             self._plans[key] = SAMPLERS[generation.sampler](self.base.schedule, *key[1:])
         return self._plans[key]
-
-
-def _failure(row: Row, error: Exception) -> GenerationError:
-    failure = GenerationError(f"picture with seed {row.generation.seed} could not be drawn: {error}")
-    failure.__cause__ = error
-    return failure
 
 
 def _time_ids(generation: Generation, size: Size) -> torch.Tensor:

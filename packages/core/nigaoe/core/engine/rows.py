@@ -1,6 +1,10 @@
 """Requests and the rows they become."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral, Real
+from types import UnionType
 from typing import NamedTuple
 
 import torch
@@ -9,6 +13,8 @@ from torch import Tensor
 
 from nigaoe.core.attention import ImagePrompt, KeysValues
 from nigaoe.core.controlnets import ControlNet
+from nigaoe.core.errors import RequestError
+from nigaoe.core.pixels import as_pil
 from nigaoe.core.samplers.plan import SamplingPlan, Step
 from nigaoe.core.samplers.registry import SamplerName
 from nigaoe.core.text_encoders import TextStates
@@ -39,6 +45,24 @@ class Control:
     """Share of the run, in [0, 1], before which it is silent."""
     end: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Take any picture; refuse a net that was not loaded by `load_controlnet`."""
+        if not isinstance(self.net, ControlNet):
+            raise RequestError(f"net is of type {type(self.net).__name__}; give what `load_controlnet` returns")
+        object.__setattr__(self, "image", as_pil(self.image))
+
+
+_KINDS: dict[str, tuple[type | UnionType, str]] = {
+    "prompt": (str, "text"),
+    "negative_prompt": (str, "text, empty for none"),
+    "seed": (Integral, "a whole number"),
+    "steps": (Integral, "a whole number"),
+    "guidance_scale": (Real, "a number, 1 for no guidance"),
+    "strength": (Real, "a number in [0, 1]"),
+    "width": (Integral | None, "a whole number of pixels"),
+    "height": (Integral | None, "a whole number of pixels"),
+}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Generation:
@@ -51,7 +75,7 @@ class Generation:
     seed: int = 0
     steps: int = 25
     guidance_scale: float = 7.5
-    """1: none, at half the cost."""
+    """Up to 1: none, at half the cost."""
     sampler: SamplerName = "ddim"
     width: int | None = None
     """Pixels; None: those of `init_image`, or the base's own."""
@@ -60,13 +84,45 @@ class Generation:
     """Start from this picture instead of noise alone."""
     strength: float = 0.8
     """How much of the run is left to draw over `init_image`, in [0, 1]; 1 forgets all but its layout."""
-    repaint: Image.Image | None = None
+    inpaint_mask: Image.Image | None = None
     """Draw only where this mask is white; the rest stays `init_image`. Of its size."""
     controls: tuple[Control, ...] = ()
     original_size: tuple[int, int] | None = None
     """(height, width) that SDXL is told the picture had; None: its own."""
     crop_top_left: tuple[int, int] = (0, 0)
     """Likewise, where it was cut from."""
+
+    def __post_init__(self) -> None:
+        """Take what is meant and refuse what is not.
+
+        Raises:
+            RequestError: A field of another kind.
+            ImageError: Something that is no picture.
+        """
+        for name, (kind, called) in _KINDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise RequestError(f"{name} is {value!r}, of type {type(value).__name__}; give {called}")
+        for name, one, called in (
+            ("image_prompts", GuidedImagePrompt, "prompts as `Conditioner.prompt` makes them"),
+            ("controls", Control, "`Control`s"),
+        ):
+            several = getattr(self, name)
+            if isinstance(several, one) or not isinstance(several, (tuple, list)):
+                raise RequestError(f"{name} is of type {type(several).__name__}; give a tuple of {called}")
+            for value in several:
+                if not isinstance(value, one):
+                    raise RequestError(f"{name} hold something of type {type(value).__name__}; give {called}")
+            object.__setattr__(self, name, tuple(several))
+        if self.init_image is not None:
+            object.__setattr__(self, "init_image", as_pil(self.init_image))
+        if self.inpaint_mask is not None and not isinstance(self.inpaint_mask, Image.Image):
+            raise RequestError(f"inpaint_mask is of type {type(self.inpaint_mask).__name__}; give a PIL picture")
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether it needs an unconditional prediction; up to 1 there is no guidance, as in diffusers."""
+        return self.guidance_scale > 1.0
 
 
 class RowText(NamedTuple):
@@ -77,7 +133,7 @@ class RowText(NamedTuple):
     keys_values: KeysValues
 
 
-class Repaint(NamedTuple):
+class Inpainting(NamedTuple):
     """What an inpainted row keeps, with a UNet that knows nothing of inpainting."""
 
     mask: Tensor
@@ -107,9 +163,9 @@ class Row:
     """Of each control, [3, H, W] in [0, 1]."""
     time_ids: Tensor | None = None
     """float32 [6], what SDXL is told of sizes."""
-    beside: Tensor | None = None
+    extra_channels: Tensor | None = None
     """Channels that an inpainting UNet reads beside the latents: mask and the picture around it, [1 + C, h, w]."""
-    repaint: Repaint | None = None
+    inpainting: Inpainting | None = None
     position: int = 0
     previous_x0: Tensor | None = None
     """What the step before took for the picture; multistep samplers look back at it."""
@@ -130,7 +186,7 @@ class Row:
         return len(self.plan) - self.position
 
     @property
-    def speaking(self) -> tuple[int, ...]:
+    def active_prompts(self) -> tuple[int, ...]:
         """Which of its image prompts apply to the step that comes next."""
         prompts = enumerate(self.generation.image_prompts)
         return tuple(i for i, prompt in prompts if self.is_within(prompt.start, prompt.end))
@@ -145,22 +201,34 @@ class Row:
             return torch.zeros_like(self.latents)
         return torch.randn(self.latents.shape, generator=self.generator).to(self.latents.device)
 
-    def take(self, latents: Tensor, x0: Tensor) -> None:
-        """Arrive at the latents of the next step."""
-        self.position += 1
-        if self.repaint is not None:
-            mask, known, noise = self.repaint
-            if not self.is_done:
-                known = self.coefficients.signal * known + self.coefficients.sigma * noise
-            latents = torch.where(mask > 0, latents, known)
-        self.latents, self.previous_x0 = latents, x0
+    def arrived(self, latents: Tensor) -> Tensor:
+        """Latents of the next step as they are to be kept: an inpainted row stays what it was around the mask."""
+        if self.inpainting is None:
+            return latents
+        mask, known, noise = self.inpainting
+        if self.position + 1 < len(self.plan):
+            after = self.plan.steps[self.position + 1]
+            known = after.signal * known + after.sigma * noise
+        return torch.where(mask > 0, latents, known)
 
     @property
     def is_guided(self) -> bool:
         """Whether it needs an unconditional prediction."""
-        return self.generation.guidance_scale != 1.0
+        return self.generation.is_guided
 
     @property
     def is_done(self) -> bool:
         """Whether every step was taken."""
         return self.steps_left == 0
+
+
+@contextmanager
+def drawn_once(rows: Sequence[Row]) -> Iterator[None]:
+    """Give generators their state back if the block fails: who tries again draws the same noise."""
+    states = [(row.generator, row.generator.get_state()) for row in rows if row.coefficients.n]
+    try:
+        yield
+    except BaseException:
+        for generator, state in states:
+            generator.set_state(state)
+        raise

@@ -4,20 +4,25 @@ Compiled code and graphs are made for one shape; so rows are filled up to one of
 off again. Rows never see each other, so whatever fills them changes nothing.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
+from weakref import ref
 
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
+from torch._dynamo.exc import FailOnRecompileLimitHit
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nigaoe.core.attention import AttentionLora, ImagePrompt, KeysValues
 from nigaoe.core.engine.packed import PackedRunner, can_pack
 from nigaoe.core.errors import BaseModelError
 from nigaoe.core.unet_call import Runner, UNetCall, run_unet
+
+log = logging.getLogger(__name__)
 
 RunnerName = Literal["eager", "packed", "compiled", "graphed"]
 
@@ -81,9 +86,12 @@ class CompiledRunner:
 
     def __call__(self, unet: UNet2DConditionModel, call: UNetCall) -> Tensor:
         """The prediction, float32 [B, C, h, w]."""
-        # Torch gives up on a function after eight shapes, as a rule that shapes are few; here they are bounded.
-        with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES, accumulated_recompile_limit=MOST_SHAPES * 8):
-            return self._run(unet, filled(call))[: len(call.sample)]
+        # Torch gives up on a function after eight shapes; here there are more, and those beyond the limit run plainly.
+        with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES, accumulated_recompile_limit=MOST_SHAPES):
+            try:
+                return self._run(unet, filled(call))[: len(call.sample)]
+            except FailOnRecompileLimitHit:
+                return run_unet(unet, call)
 
 
 @dataclass(eq=False)
@@ -91,8 +99,10 @@ class _Graph:
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
     output: Tensor
-    last: list[Tensor]
-    """What the inputs were copied from; what is the same object again need not be copied again."""
+    last: "list[ref[Tensor]]"
+    """What the inputs were copied from, not kept alive; what is the same object again need not be copied again."""
+    unet: UNet2DConditionModel
+    """Kept, so that no other one gets its id."""
 
 
 class GraphedRunner:
@@ -101,7 +111,8 @@ class GraphedRunner:
     def __init__(self, inner: Runner = run_unet) -> None:
         """`inner`: what is recorded."""
         self._inner = inner
-        self._graphs: OrderedDict[object, _Graph] = OrderedDict()
+        self._graphs: OrderedDict[object, _Graph | None] = OrderedDict()
+        self._pool: Any = None
 
     def __call__(self, unet: UNet2DConditionModel, call: UNetCall) -> Tensor:
         """The prediction, float32 [B, C, h, w]."""
@@ -113,16 +124,28 @@ class GraphedRunner:
         if key not in self._graphs:
             if len(self._graphs) >= MOST_SHAPES:
                 self._graphs.popitem(last=False)
-            self._graphs[key] = self._record(unet, leaves, spec)
+            self._graphs[key] = self._record_if_possible(unet, leaves, spec)
         self._graphs.move_to_end(key)
         recorded = self._graphs[key]
+        if recorded is None:
+            return self._inner(unet, call)
         tensors = [x for x in leaves if isinstance(x, Tensor)]
         for held, given, before in zip(recorded.inputs, tensors, recorded.last, strict=True):
-            if given is not before:
+            if given is not before():
                 held.copy_(given)
-        recorded.last = tensors
+        recorded.last = [ref(x) for x in tensors]
         recorded.graph.replay()
         return recorded.output[: len(call.sample)].clone()
+
+    def _record_if_possible(self, unet: UNet2DConditionModel, leaves: list[Any], spec: Any) -> _Graph | None:
+        stream = torch.cuda.current_stream()
+        try:
+            return self._record(unet, leaves, spec)
+        except RuntimeError:
+            # A capture that fails leaves its stream behind as the current one.
+            torch.cuda.set_stream(stream)
+            log.warning("a UNet call could not be recorded as a CUDA graph and is called plainly", exc_info=True)
+            return None
 
     def _record(self, unet: UNet2DConditionModel, leaves: list[Any], spec: Any) -> _Graph:
         held = [x.clone() if isinstance(x, Tensor) else x for x in leaves]
@@ -134,11 +157,13 @@ class GraphedRunner:
             for _ in range(3):
                 self._inner(unet, call)
         torch.cuda.current_stream().wait_stream(side)
+        # One pool for all: each graph makes its tensors anew when it is replayed, and its output is copied at once.
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             output = self._inner(unet, call)
         inputs = [x for x in held if isinstance(x, Tensor)]
-        return _Graph(graph, inputs, output, inputs)
+        return _Graph(graph, inputs, output, [ref(x) for x in inputs], unet)
 
 
 def _over_rows(call: UNetCall, change: Callable[[Tensor], Tensor]) -> UNetCall:

@@ -70,7 +70,6 @@ def _stack_loras(rows: Sequence[Sequence[ImagePrompt]]) -> tuple[AttentionLora, 
 
 def _joined(members: list[tuple[int, AttentionLora]]) -> AttentionLora:
     lora = members[0][1]
-    like = next(pair.down for layer in lora.layers for pair in layer.values())
-    scales = torch.tensor([float(member.scale) for _, member in members], device=like.device)
+    scales = torch.tensor([float(member.scale) for _, member in members], device=lora.device)
     # Rows by number, even where they are all: so one more row that joins is no other kind of call.
-    return lora._replace(scale=scales, rows=torch.tensor([i for i, _ in members], device=like.device))
+    return lora._replace(scale=scales, rows=torch.tensor([i for i, _ in members], device=lora.device))

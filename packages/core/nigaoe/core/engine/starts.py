@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from nigaoe.core.bases import Base
-from nigaoe.core.engine.rows import Generation, Repaint
+from nigaoe.core.engine.rows import Generation, Inpainting
+from nigaoe.core.errors import RequestError
 from nigaoe.core.pixels import to_tensor
 from nigaoe.core.samplers.plan import SamplingPlan
 
@@ -23,8 +24,8 @@ class Start(NamedTuple):
 
     latents: Tensor
     """[C, h, w]."""
-    repaint: Repaint | None = None
-    beside: Tensor | None = None
+    inpainting: Inpainting | None = None
+    extra_channels: Tensor | None = None
     """Channels that an inpainting UNet reads beside the latents, [1 + C, h, w]."""
 
 
@@ -48,20 +49,20 @@ def start(
     if generation.init_image is None:
         return Start(draw()[0] * plan.initial_sigma)
     pixels = to_tensor(generation.init_image)[None]
-    if generation.repaint is None:
+    if generation.inpaint_mask is None:
         x0 = _encode(base, pixels, draw())
         return Start(_noised(plan, x0, draw())[0])
-    mask = _binary(generation.repaint)
+    mask = _binary(generation.inpaint_mask)
     small = F.interpolate(mask, size=shape[2:]).to(base.device)
     is_whole = generation.strength == 1.0
-    x0 = torch.zeros(shape) if base.is_inpainting and is_whole else _encode(base, pixels, draw())
+    x0 = torch.zeros(shape, device=base.device) if base.is_inpainting and is_whole else _encode(base, pixels, draw())
     noise = draw()
     latents = noise * plan.initial_sigma if is_whole else _noised(plan, x0, noise)
     second = draw()
     if base.is_inpainting:
         around = _encode(base, pixels * (mask < 0.5), second)
-        return Start(latents[0], beside=torch.cat([small, around], dim=1)[0])
-    return Start(latents[0], repaint=Repaint(small[0], x0[0], noise[0]))
+        return Start(latents[0], extra_channels=torch.cat([small, around], dim=1)[0])
+    return Start(latents[0], inpainting=Inpainting(small[0], x0[0], noise[0]))
 
 
 def _encode(base: Base, pixels: Tensor, noise: Tensor) -> Tensor:
@@ -76,5 +77,10 @@ def _noised(plan: SamplingPlan, x0: Tensor, noise: Tensor) -> Tensor:
 
 def _binary(mask: Image.Image) -> Tensor:
     """A mask as [1, 1, H, W] of 0 and 1."""
+    if "A" in mask.getbands() or "transparency" in mask.info:
+        # Some editors mean "draw here" by it, others "keep".
+        raise RequestError(
+            "inpaint_mask has transparency, which is used both ways; give a grey one, white where to draw"
+        )
     grey = torch.from_numpy(np.array(mask.convert("L"), np.float32)) / 255
     return (grey >= 0.5).float()[None, None]

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from nigaoe.core.attention import ImagePrompt
+from nigaoe.core.attention import AttentionLora, ImagePrompt, attention_layers, projection_widths
 from nigaoe.core.bases import Base
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt
+from nigaoe.core.engine.starts import skipped_steps
 from nigaoe.core.errors import AdapterError, RequestError
 from nigaoe.core.samplers.registry import SAMPLERS
 
@@ -28,20 +29,23 @@ def validated_size(base: Base, generation: Generation) -> Size:
     _check_numbers(base, generation)
     if generation.init_image is not None:
         _check_same_size("init_image", generation.init_image, size)
-    if generation.repaint is not None:
+    if generation.inpaint_mask is not None:
         if generation.init_image is None:
-            raise RequestError("repaint was given without init_image, the picture of which a part stays; give both")
-        _check_same_size("repaint", generation.repaint, size)
+            raise RequestError("inpaint_mask was given without init_image, of which a part is to stay; give both")
+        _check_same_size("inpaint_mask", generation.inpaint_mask, size)
     elif base.is_inpainting:
-        raise RequestError(f"base {base.name!r} is one for inpainting; give init_image and repaint, or another base")
+        raise RequestError(
+            f"base {base.name!r} is one for inpainting; give init_image and inpaint_mask, or use another base"
+        )
     for control in generation.controls:
-        control.net.require_fit(base.unet)
+        control.net.require_fit(base.unet, base.vae_factor)
         _check_same_size("the image of a control", control.image, size)
         _check_window(control.start, control.end)
         if not math.isfinite(control.scale):
             raise RequestError(f"scale {control.scale:g} of a control is no finite number; give one, 0 for none")
     for prompt in generation.image_prompts:
         _check_prompt(base, prompt, size)
+        _check_some_step_within(generation, prompt.start, prompt.end)
     return size
 
 
@@ -73,7 +77,15 @@ def _size(base: Base, generation: Generation) -> Size:
                 f"{name} {side} is not a positive multiple of {base.size_multiple}, which base {base.name!r} needs; "
                 "choose one"
             )
+    if width * height > MOST_PIXELS:
+        raise RequestError(
+            f"a picture of {width}x{height} px is larger than the 4096x4096 allowed; ask for a smaller one"
+        )
     return width, height
+
+
+MOST_PIXELS = 4096 * 4096
+"""Of one picture: beyond it one request could take all memory."""
 
 
 def _check_numbers(base: Base, generation: Generation) -> None:
@@ -108,6 +120,15 @@ def _check_window(start: float, end: float) -> None:
         raise RequestError(f"start {start:g} and end {end:g} are no window in [0, 1]; choose start below end")
 
 
+def _check_some_step_within(generation: Generation, start: float, end: float) -> None:
+    count = generation.steps - skipped_steps(generation)
+    if not any(i / count >= start and (i + 1) / count <= end for i in range(count)):
+        raise RequestError(
+            f"start {start:g} and end {end:g} hold no whole step of {count}, so the image prompt would be silent; "
+            "widen the window or take more steps"
+        )
+
+
 def _check_prompt(base: Base, prompt: GuidedImagePrompt, size: Size) -> None:
     _check_window(prompt.start, prompt.end)
     for side in (prompt.conditional, prompt.unconditional):
@@ -115,6 +136,10 @@ def _check_prompt(base: Base, prompt: GuidedImagePrompt, size: Size) -> None:
     if prompt.mask is None:
         return
     width, height = size
+    if prompt.mask.dim() != 2:
+        raise RequestError(
+            f"the mask of an image prompt has {prompt.mask.dim()} axes, of sizes {list(prompt.mask.shape)}; give [H, W]"
+        )
     if tuple(prompt.mask.shape) != (height, width):
         given = "x".join(str(n) for n in reversed(prompt.mask.shape))
         raise RequestError(f"the mask of an image prompt is {given} px, the picture {width}x{height}; resize the mask")
@@ -131,9 +156,31 @@ def _check_layers(base: Base, prompt: ImagePrompt) -> None:
             f"an image prompt has keys for {len(ours)} layers of widths up to {max(ours)}, base {base.name!r} has "
             f"{len(theirs)} up to {max(theirs)}; make it with an adapter of this architecture"
         )
+    tokens = {layer.shape[1] for layer in (*prompt.keys, *prompt.values)}
+    if len(tokens) > 1 or (prompt.mask is not None and prompt.mask.shape[1] not in tokens):
+        raise AdapterError(
+            f"an image prompt has keys, values or a mask of {sorted(tokens)} tokens; give as many of each"
+        )
+    for lora in prompt.loras:
+        _check_lora(base, lora)
     rows = max(len(layer) for layer in (*prompt.keys, *prompt.values))
     if rows != 1:
         # Side by side with those of other pictures, they would be taken for theirs.
         raise AdapterError(f"an image prompt has {rows} rows, a picture has one; make a prompt of each or concatenate")
-    if not all(bool(torch.isfinite(layer).all()) for layer in (*prompt.keys, *prompt.values)):
+    if not bool(torch.stack([torch.isfinite(layer).all() for layer in (*prompt.keys, *prompt.values)]).all()):
         raise AdapterError("an image prompt has keys or values that are not numbers; check the adapter and its scale")
+
+
+def _check_lora(base: Base, lora: AttentionLora) -> None:
+    ours = [{t: (p.down.shape[1], p.up.shape[0]) for t, p in pairs.items()} for pairs in lora.layers]
+    theirs = [projection_widths(attn) for attn in attention_layers(base.unet)]
+    is_fit = len(ours) == len(theirs) and all(a.items() <= b.items() for a, b in zip(ours, theirs, strict=True))
+    if not is_fit:
+        raise AdapterError(
+            f"an image prompt brings a LoRA for {len(ours)} attention layers, base {base.name!r} has {len(theirs)}, or "
+            "of other widths; make it with an adapter of this architecture"
+        )
+    if lora.device.type != base.device.type:
+        raise AdapterError(
+            f"an image prompt's LoRA is on {lora.device}, base {base.name!r} on {base.device}; move the adapter there"
+        )

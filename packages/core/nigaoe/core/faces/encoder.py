@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from nigaoe.core.errors import ImageError
-from nigaoe.core.image_encoders import ImageLike, as_pil
+from nigaoe.core.pixels import ImageLike, as_pil
 
 
 class FaceNotFoundError(ImageError):

@@ -12,7 +12,7 @@ from nigaoe.core.adapters.inspection import ENCODERS
 from nigaoe.core.errors import AdapterError
 from nigaoe.core.faces.alignment import align
 from nigaoe.core.faces.encoder import FaceEncoder, largest_face
-from nigaoe.core.image_encoders import ImageLike, as_pil
+from nigaoe.core.pixels import ImageLike, as_pil
 
 CROP_SIDE = 224
 SDXL_CROP_SIDE = 256

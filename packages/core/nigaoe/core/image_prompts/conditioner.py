@@ -11,7 +11,7 @@ from torch import Tensor
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.caches import CacheStats, TensorCache, image_digest
 from nigaoe.core.engine.rows import GuidedImagePrompt
-from nigaoe.core.errors import AdapterError
+from nigaoe.core.errors import AdapterError, ImageError
 from nigaoe.core.faces.encoder import FaceEncoder
 from nigaoe.core.faces.features import adapter_face_features, face_features
 from nigaoe.core.image_encoders import ImageEncoder
@@ -24,14 +24,16 @@ from nigaoe.core.image_prompts.features import (
     stored_features,
     tiled_features,
 )
-from nigaoe.core.image_prompts.prompt import PromptScales, guided_image_prompt
+from nigaoe.core.image_prompts.masks import as_mask
+from nigaoe.core.image_prompts.prompt import PromptScales, guided_image_prompt, with_loras
 from nigaoe.core.image_prompts.remembering import RememberingEncoder, RememberingFaceEncoder
 from nigaoe.core.models import fingerprint
+from nigaoe.core.pixels import as_pil
 
 FEATURE_CACHE_BYTES = 256 * 2**20
-"""About 180 pictures of ViT-H's hidden states."""
+"""About 200 pictures of ViT-H's hidden states."""
 PROMPT_CACHE_BYTES = 512 * 2**20
-"""About 400 prompts of 16 tokens for SD 1.5, in float32."""
+"""About 170 prompts of 16 tokens for SD 1.5 in float32, or 670 of 4."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +50,25 @@ class Reference:
     """What the result should not be like; cut in the centre, as CLIP does."""
     scales: PromptScales = field(default_factory=PromptScales)
     mask: Tensor | None = None
-    """Where it applies, float32 [H, W] in [0, 1] at the size of the picture."""
+    """Where it applies, [H, W] in [0, 1] at the size of the picture that is drawn; grey pictures are taken too."""
+
+    def __post_init__(self) -> None:
+        """Take pictures and masks of any kind.
+
+        Raises:
+            ImageError: Something that is none.
+            AdapterError: Scales of another kind.
+        """
+        if not isinstance(self.images, (tuple, list)):
+            raise ImageError(f"images is of type {type(self.images).__name__}; give a tuple of pictures")
+        if not isinstance(self.scales, PromptScales):
+            raise AdapterError(f"scales is {self.scales!r}; give PromptScales(scale={self.scales!r})")
+        object.__setattr__(self, "images", tuple(as_pil(image) for image in self.images))
+        object.__setattr__(self, "crop_position", tuple(self.crop_position))
+        if self.negative is not None:
+            object.__setattr__(self, "negative", as_pil(self.negative))
+        if self.mask is not None:
+            object.__setattr__(self, "mask", as_mask(self.mask))
 
 
 class Conditioner:
@@ -65,7 +85,7 @@ class Conditioner:
         self._looks = None if encoder is None else RememberingEncoder(encoder, feature_bytes)
         self._faces = None if faces is None else RememberingFaceEncoder(faces)
         self._prompts: TensorCache[GuidedImagePrompt] = TensorCache(prompt_bytes)
-        self._fingerprints: WeakKeyDictionary[IPAdapter, str] = WeakKeyDictionary()
+        self._fingerprints: WeakKeyDictionary[IPAdapter, tuple[str, str]] = WeakKeyDictionary()
 
     def prompt(self, adapter: IPAdapter, reference: Reference) -> GuidedImagePrompt:
         """Encode a reference for an adapter.
@@ -82,9 +102,12 @@ class Conditioner:
         else:
             negative = None if reference.negative is None else image_digest(reference.negative)
             pictures = tuple(image_digest(image) for image in reference.images)
-            key = (self._fingerprint(adapter), pictures, negative, *_how(reference))
-            prompt = self._prompts.get(key, lambda: self._encode(adapter, reference))
-        return prompt._replace(mask=reference.mask)
+            # What keys and values do not depend on is no part of the key, and put to them afterwards.
+            whole = replace(reference, scales=replace(reference.scales, start=0.0, end=1.0, lora_scale=1.0))
+            key = (self._fingerprint(adapter), pictures, negative, whole.crop, whole.crop_position, whole.scales)
+            prompt = self._prompts.get(key, lambda: _without_loras(self._encode(adapter, whole)))
+            prompt = with_loras(prompt, adapter, reference.scales)
+        return prompt._replace(start=reference.scales.start, end=reference.scales.end, mask=reference.mask)
 
     @property
     def feature_cache(self) -> CacheStats:
@@ -138,14 +161,15 @@ class Conditioner:
                     f"variant {adapter.variant.name!r} reads identities alone, which have no negative, and a negative "
                     "picture was given; leave it out"
                 )
+            if "hidden_states" in inputs:
+                self._require_looks(adapter)
             identity, images = adapter_face_features(adapter, faces, images)
             if inputs == ("identity",):
                 return ImageFeatures((identity,), (torch.zeros_like(identity[:1]),)), [1] * len(images)
-        if self._looks is None:
-            raise AdapterError(f"variant {adapter.variant.name!r} reads CLIP and there is no image encoder; give one")
+        looks = self._require_looks(adapter)
         squares = [[image] if identity is not None else self._cropped(image, reference) for image in images]
         flat = [square for some in squares for square in some]
-        features = image_features(adapter, self._looks, flat, identity, reference.negative)
+        features = image_features(adapter, looks, flat, identity, reference.negative)
         return features, [len(some) for some in squares]
 
     def _cropped(self, image: Image.Image, reference: Reference) -> list[Image.Image]:
@@ -157,6 +181,11 @@ class Conditioner:
             return [image]
         return crop_reference(image, reference.crop, self._looks.side, reference.crop_position, self._looks.fill)
 
+    def _require_looks(self, adapter: IPAdapter) -> RememberingEncoder:
+        if self._looks is None:
+            raise AdapterError(f"variant {adapter.variant.name!r} reads CLIP and there is no image encoder; give one")
+        return self._looks
+
     def _face_encoder(self, why: str) -> RememberingFaceEncoder:
         if self._faces is None:
             raise AdapterError(
@@ -165,10 +194,18 @@ class Conditioner:
         return self._faces
 
     def _fingerprint(self, adapter: IPAdapter) -> str:
-        if adapter not in self._fingerprints:
-            self._fingerprints[adapter] = f"{adapter.variant.name} {fingerprint(adapter)}"
-        return self._fingerprints[adapter]
+        # Torch counts how often a tensor was written to; an adapter that was trained meanwhile is another one.
+        weights = list(adapter.parameters())
+        version = f"{weights[0].device} {weights[0].dtype} {sum(weight._version for weight in weights)}"
+        known = self._fingerprints.get(adapter)
+        if known is None or known[0] != version:
+            known = version, f"{adapter.variant.name} {version} {fingerprint(adapter)}"
+            self._fingerprints[adapter] = known
+        return known[1]
 
 
-def _how(reference: Reference) -> tuple[object, ...]:
-    return reference.crop, reference.crop_position, reference.scales
+def _without_loras(prompt: GuidedImagePrompt) -> GuidedImagePrompt:
+    """LoRAs are the adapter's own weights: in a memory they would count hundreds of times, and outlive it."""
+    return prompt._replace(
+        conditional=prompt.conditional._replace(loras=()), unconditional=prompt.unconditional._replace(loras=())
+    )

@@ -15,8 +15,9 @@ from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.inspection import ENCODERS
 from nigaoe.core.adapters.variants import Feature
 from nigaoe.core.errors import AdapterError
-from nigaoe.core.image_encoders import ImageLike, Impression
+from nigaoe.core.image_encoders import Impression
 from nigaoe.core.image_prompts.embedding_files import StoredEmbeddings
+from nigaoe.core.pixels import ImageLike
 
 Merge = Literal["average", "norm_average", "add", "subtract"]
 """How the features of several pictures become those of one: their mean; the mean of their directions, as long as they

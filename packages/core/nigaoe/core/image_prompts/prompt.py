@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ Combination = Literal["concat", Merge]
 ScaledSides = Literal["v", "k_v", "k_v_c", "k_mean_v_c"]
 """What a scale multiplies, as ComfyUI's `embeds_scaling` names it: V only; K and V; the same with the scale times C /
 1280, so that narrow layers hear less; K and the mean of V over the tokens, with that scale."""
+
+COMBINATIONS: tuple[str, ...] = ("concat", *get_args(Merge))
 
 SCALES = (-1.0, 5.0)
 """Bounds of a scale, a weight and a layer's factor: beyond them pictures fall apart with every published adapter."""
@@ -42,7 +44,30 @@ class PromptScales:
     shortcut_scale: float = 1.0
     """FaceID-Plus v2: how much of the face's CLIP features is added to its identity."""
     lora_scale: float = 1.0
-    """FaceID: how much of its LoRA."""
+    """FaceID: how much of its LoRA. Where several prompts of a row bring the same LoRA, that of the last one holds."""
+
+    def __post_init__(self) -> None:
+        """Refuse choices that do not exist; take lists for tuples.
+
+        Raises:
+            AdapterError: An unknown combination or side, layers of another kind, or no window.
+        """
+        for name, choices in (("combination", COMBINATIONS), ("sides", get_args(ScaledSides))):
+            if getattr(self, name) not in choices:
+                raise AdapterError(f"there is no {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        if self.layers is not None and not isinstance(self.layers, LayerScales):
+            raise AdapterError(
+                f"layers is {self.layers!r}; give `layer_scales(preset, layer_places(unet))` or `LayerScales(factors)`"
+            )
+        if not 0 <= self.start < self.end <= 1:
+            raise AdapterError(
+                f"start {self.start:g} and end {self.end:g} are no window in [0, 1]; choose start below end"
+            )
+        if self.weights is not None:
+            object.__setattr__(self, "weights", tuple(self.weights))
+        if self.layers is not None:
+            tuples = LayerScales(tuple(self.layers.factors), frozenset(self.layers.swapped))
+            object.__setattr__(self, "layers", tuples)
 
 
 @torch.no_grad()
@@ -98,6 +123,11 @@ def _check(adapter: IPAdapter, scales: PromptScales) -> None:
         raise AdapterError(
             f"{len(scales.layers.factors)} layer factors were given for an adapter of {layers} layers; give one each"
         )
+    if scales.layers is not None and not scales.layers.swapped <= set(range(layers)):
+        raise AdapterError(
+            f"layers {sorted(scales.layers.swapped)} were to be swapped of an adapter that has 0 to {layers - 1}; "
+            "choose among those"
+        )
 
 
 def _on(adapter: IPAdapter, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -108,7 +138,21 @@ def _on(adapter: IPAdapter, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def _encode(adapter: IPAdapter, features: tuple[Tensor, ...], scales: PromptScales) -> ImagePrompt:
     settings = {"shortcut_scale": scales.shortcut_scale} if adapter.variant.has_shortcut else {}
     prompt: ImagePrompt = adapter(*features, **settings)
-    return prompt._replace(loras=tuple(lora._replace(scale=scales.lora_scale) for lora in prompt.loras))
+    return _lora_scaled(prompt, scales.lora_scale)
+
+
+def with_loras(prompt: GuidedImagePrompt, adapter: IPAdapter, scales: PromptScales) -> GuidedImagePrompt:
+    """The prompt with the LoRA of its adapter, if that has one."""
+    loras = adapter.loras()
+    conditional, unconditional = (side._replace(loras=loras) for side in (prompt.conditional, prompt.unconditional))
+    return prompt._replace(
+        conditional=_lora_scaled(conditional, scales.lora_scale),
+        unconditional=_lora_scaled(unconditional, scales.lora_scale),
+    )
+
+
+def _lora_scaled(prompt: ImagePrompt, scale: float) -> ImagePrompt:
+    return prompt._replace(loras=tuple(lora._replace(scale=scale) for lora in prompt.loras))
 
 
 def _concatenated(prompt: ImagePrompt, weights: Sequence[float] | None = None) -> ImagePrompt:

@@ -8,8 +8,9 @@ from PIL import Image
 
 from nigaoe.core.caches import CacheStats, TensorCache, image_digest
 from nigaoe.core.faces.encoder import Face, FaceEncoder
-from nigaoe.core.image_encoders import ImageEncoder, ImageLike, Impression, as_pil
+from nigaoe.core.image_encoders import ImageEncoder, Impression
 from nigaoe.core.image_prompts.crops import mean_colour
+from nigaoe.core.pixels import ImageLike, as_pil
 
 FACE_CACHE_PICTURES = 4096
 """What a recogniser says of one takes some kilobytes."""

@@ -35,12 +35,14 @@ def _plan(schedule: NoiseSchedule, steps: int, start: int, *, karras: bool) -> S
         a, b = sigma_s / sigma, alpha_s * (1 - sigma_s * alpha / (alpha_s * sigma))
         p, q = implied_x0(alpha, sigma, schedule.prediction)
         is_last = i == count - 1
+        # Of a thousand steps some do not move; from such a one there is no slope to go by either.
+        before = 0.0 if i == start else _half_log_snr_step(levels[i - 1], levels[i])
         # The first step has no slope to go by.
-        if i == start or (is_last and (sigma_s == 0 or count < FEW_STEPS)):
+        if before == 0 or (is_last and (sigma_s == 0 or count < FEW_STEPS)):
             rows.append(Step(p, q, a, b, signal=alpha, sigma=sigma))
             continue
         # Half of the slope between this x_0 and the one before, extrapolated over the step.
-        ratio = _half_log_snr_step(levels[i], levels[i + 1]) / _half_log_snr_step(levels[i - 1], levels[i])
+        ratio = _half_log_snr_step(levels[i], levels[i + 1]) / before
         rows.append(Step(p, q, a, b * (1 + 0.5 * ratio), c=-0.5 * b * ratio, signal=alpha, sigma=sigma))
     return SamplingPlan(scheduler.timesteps.float()[start:], tuple(rows), 1.0)
 

@@ -11,8 +11,8 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from nigaoe.core.errors import BaseModelError
-from nigaoe.core.image_encoders import as_pil
 from nigaoe.core.models import locate
+from nigaoe.core.pixels import as_pil
 from nigaoe.eval.scoring.weights import model_fingerprint
 
 
