@@ -51,7 +51,7 @@ def rows(base: Base) -> list[tuple[str, list[Cell]]]:
 
     both = (ann, bob)
     loud = PromptScales(scale=1.2)
-    ease = PromptScales(scale=1.2, layers=layer_scales("ease_out", layer_places(base.unet)))
+    weak = PromptScales(scale=1.2, layers=layer_scales("weak_output", layer_places(base.unet)))
     hat = Image.new("L", (side, side))
     hat.paste(255, (0, 0, side, side // 3))
     drawn = Engine(base).generate([of(said((ann,), loud))])[0]
@@ -76,8 +76,8 @@ def rows(base: Base) -> list[tuple[str, list[Cell]]]:
         (
             "where and when",
             [
-                ("Ann left, Bob right", of(said((ann,), loud, mask=left), said((bob,), loud, mask=1 - left))),
-                ("Ann to Bob, softly", of(said((ann,), loud, mask=soft), said((bob,), loud, mask=1 - soft))),
+                ("Bob left, Ann right", of(said((bob,), loud, mask=left), said((ann,), loud, mask=1 - left))),
+                ("Bob to Ann, softly", of(said((bob,), loud, mask=soft), said((ann,), loud, mask=1 - soft))),
                 ("Ann until 0.3", of(said((ann,), replace(loud, end=0.3)))),
                 ("Ann, then Bob", of(said((ann,), replace(loud, end=0.4)), said((bob,), replace(loud, start=0.4)))),
             ],
@@ -85,8 +85,8 @@ def rows(base: Base) -> list[tuple[str, list[Cell]]]:
         (
             "more",
             [
-                ("not like Bob", of(said((ann,), loud, negative=bob))),
-                ("layers: ease_out", of(said((ann,), ease))),
+                ("not like Bob", replace(of(said((ann,), PromptScales(scale=0.8), negative=bob)), guidance_scale=1.7)),
+                ("layers: weak_output", of(said((ann,), weak))),
                 ("from her photo, 0.6", replace(of(said((ann,), loud)), init_image=ann, strength=0.6)),
                 (
                     "new top third, of Bob",

@@ -16,6 +16,7 @@ from nigaoe.train.config import TrainConfig
 from nigaoe.train.features import PreparedFeatures, read_features, reading
 from nigaoe.train.loop import train_loop
 from nigaoe.train.progress import ProgressBar, ProgressBoard
+from nigaoe.train.trainable import require_trainable
 
 
 class TrainingFailed(NigaoeError):
@@ -26,9 +27,10 @@ def train(config: TrainConfig) -> Path:
     """Run or continue the run of this name; returns the path of the finished adapter.
 
     Raises:
-        ConfigError: A run of this name exists with another config.
+        ConfigError: A run of this name exists with another config, or a base that cannot be trained on.
         TrainingFailed: The workers failed more often than allowed.
     """
+    require_trainable(config.base)
     manifest = read_prepared(config.data.prepared)
     features = read_features(config.data.prepared, manifest.fingerprint)
     _require_same_data(config, manifest, features)

@@ -25,6 +25,7 @@ from nigaoe.core.pixels import centre_crop, to_tensor
 from nigaoe.train.config import TrainConfig
 from nigaoe.train.datasets import Record, read_records
 from nigaoe.train.features import FeatureEncoder, PreparedFeatures, SeenPicture, reading, write_features
+from nigaoe.train.trainable import require_trainable
 
 ENCODE_BATCH = 32
 
@@ -33,11 +34,13 @@ def prepare(config: TrainConfig) -> PreparedManifest:
     """Encode a whole dataset and write its manifest.
 
     Raises:
+        ConfigError: The base cannot be trained on.
         DataError: The captions file is wrong, or pictures cannot be read or show no face where the variant reads
             one; all of those are listed in `bad_files.txt`.
     """
     data = config.data
     records = read_records(data.source, data.image_root, data.caption_columns)
+    require_trainable(config.base)
     base = load_base(config.base)
     variant = config.adapter.kind
     encoder = FeatureEncoder.load(variant, config.image_encoder, config.face_encoder)
