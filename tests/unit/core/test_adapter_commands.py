@@ -1,5 +1,7 @@
 """`nigaoe adapter inspect|convert|check` as their users meet them."""
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from typer.testing import CliRunner
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter, read_adapter_file, save_adapter
 from nigaoe.core.bases import Base, load_base
-from nigaoe.core.cli import app
+from nigaoe.core.cli import app, main
 from nigaoe.core.errors import AdapterError
 
 
@@ -62,3 +64,66 @@ def test_check_knows_the_base_and_the_encoder(adapter: IPAdapter, tmp_path: Path
     save_adapter(wide, file)
     with pytest.raises(AdapterError, match="width 64, image encoder 'toy/image_encoder' gives 128"):
         _run("check", str(file), "--base", "toy/photo", "--image-encoder", "toy/image_encoder")
+
+
+@pytest.mark.parametrize("command", ["inspect", "convert", "check"])
+def test_a_web_page_called_bin_is_one_sentence_and_exit_code_2(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x.bin"
+    file.write_text("<!DOCTYPE html><html></html>")
+    more = {"inspect": [], "convert": [str(tmp_path / "out.bin")], "check": ["--base", "toy/photo"]}[command]
+    assert _exit_code(monkeypatch, command, str(file), *more) == 2
+    said = capfd.readouterr()
+    assert said.err.strip() == (
+        f"nigaoe: adapter file '{file}' is damaged, truncated or no adapter at all; download it again"
+    )
+    assert said.out == ""
+
+
+def test_convert_to_an_impossible_place_is_one_sentence_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for suffix in (".bin", ".safetensors"):
+        out = tmp_path / "file" / f"a{suffix}"
+        assert _exit_code(monkeypatch, "convert", "toy/adapter", str(out)) == 2
+        assert capfd.readouterr().err.strip() == (
+            f"nigaoe: adapter file '{out}' cannot be written ('{tmp_path}/file' is no folder); "
+            "choose another place or make room there"
+        )
+
+
+def _exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    # The other packages' commands would stay registered.
+    monkeypatch.setattr("nigaoe.core.cli.entry_points", lambda group: ())
+    monkeypatch.setattr(sys, "argv", ["nigaoe", "adapter", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return caught.value.code
+
+
+def test_the_toy_adapter_goes_by_its_name() -> None:
+    assert "toy/photo" in _run("inspect", "toy/adapter")
+    said = _run("check", "toy/adapter", "--base", "toy/photo", "--image-encoder", "toy/image_encoder")
+    assert said.endswith("fits base toy/photo and image encoder toy/image_encoder\n")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "note"),
+    [
+        ({"nigaoe": json.dumps({"image_encoder": "h94/IP-Adapter"})}, " (widths fit; the file names 'h94/IP-Adapter')"),
+        ({"nigaoe": json.dumps({"image_encoder": "toy/image_encoder"})}, ""),
+        ({"nigaoe": json.dumps({"image_encoder": 3})}, ""),
+        ({"nigaoe": "[]"}, ""),
+        ({"nigaoe": "{"}, ""),
+        ({}, ""),
+    ],
+)
+def test_check_says_if_the_file_names_another_encoder(
+    adapter: IPAdapter, metadata: dict[str, str], note: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.safetensors"
+    save_adapter(adapter, file, metadata)
+    said = _run("check", str(file), "--base", "toy/photo", "--image-encoder", "toy/image_encoder")
+    assert said.endswith(f"fits base toy/photo and image encoder toy/image_encoder{note}\n")

@@ -11,7 +11,7 @@ from nigaoe.core.errors import AdapterError
 
 adapter_app = typer.Typer(help="Look at adapter files and convert them.", no_args_is_help=True)
 
-File = Annotated[Path, typer.Argument(help="A .safetensors or .bin adapter, or a raw trainer checkpoint.")]
+File = Annotated[Path, typer.Argument(help="A .safetensors or .bin adapter, a raw trainer checkpoint, or toy/adapter.")]
 VariantOption = Annotated[str | None, typer.Option(help="Which variant it is, where its keys leave a doubt.")]
 
 
@@ -80,12 +80,14 @@ def check(
     """Exit with 2 unless a file is whole, finite, comes back the same and fits a base (and an image encoder)."""
     import torch
 
-    from nigaoe.core.adapters.files import load_adapter, save_adapter
+    from nigaoe.core.adapters.adapter import IPAdapter
+    from nigaoe.core.adapters.files import load_adapter, read_adapter_file, save_adapter
     from nigaoe.core.bases import load_base
     from nigaoe.core.image_encoders import load_image_encoder
     from nigaoe.core.image_prompts.features import require_encoder
 
-    adapter = load_adapter(file, variant)
+    stored = read_adapter_file(file)
+    adapter = IPAdapter.of_state(stored.state, stored.variant(variant), stored.where).float().eval()
     adapter.require_fit(load_base(base).unet)
     if image_encoder is not None:
         require_encoder(adapter, load_image_encoder(image_encoder), has_identity=True)
@@ -96,4 +98,7 @@ def check(
     if changed:
         raise AdapterError(f"adapter file {str(file)!r} does not come back the same: {changed[0]!r} differs")
     fits = f"base {base}" if image_encoder is None else f"base {base} and image encoder {image_encoder}"
+    trained_with = stored.origin("image_encoder")
+    if image_encoder is not None and trained_with not in (None, image_encoder):
+        fits += f" (widths fit; the file names {trained_with!r})"
     typer.echo(f"{file}: {adapter.variant.name}, {len(adapter.state_dict())} weights, all finite; fits {fits}")

@@ -14,17 +14,28 @@ from nigaoe.core.errors import BaseModelError
 
 TOY_WEIGHTS = Path(__file__).parent / "toy" / "weights"
 TOY_NAMES = ("toy/photo", "toy/anime", "toy/image_encoder", "toy/clip", "toy/judge", "toy/adapter")
+_TOY_ROLES = {
+    "base model": ("toy/photo", "toy/anime"),
+    "image encoder": ("toy/image_encoder",),
+    "scoring CLIP": ("toy/clip",),
+    "judge": ("toy/judge",),
+    "adapter": ("toy/adapter",),
+}
 
 
-def locate(name: str, role: str = "base model") -> str:
-    """What `from_pretrained` should be given for a name.
+def locate(name: str | Path, role: str = "base model") -> str:
+    """What `from_pretrained` should be given for a name or a folder; `role`: how messages say what it is for.
 
     Raises:
         BaseModelError: A toy name that does not exist, or neither a folder nor a hub id.
     """
+    name = name.as_posix() if isinstance(name, Path) else name
     if name.startswith("toy/"):
         if name not in TOY_NAMES:
-            raise BaseModelError(f"{role} {name!r} is not part of the toy world; it has {', '.join(TOY_NAMES)}")
+            known = ", ".join(_TOY_ROLES.get(role, ())) or f"no {role}"
+            raise BaseModelError(
+                f"{role} {name!r} is not part of the toy world; it has {known}, so mend the name or give a folder"
+            )
         return str(TOY_WEIGHTS / name.removeprefix("toy/"))
     if name and Path(name).is_dir():
         return str(Path(name).resolve())
