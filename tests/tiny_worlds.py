@@ -15,6 +15,10 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from nigaoe.core.adapters.adapter import IPAdapter
+from nigaoe.core.adapters.variants import Feature
+from nigaoe.core.bases import Base
+from nigaoe.core.image_encoders import ImageEncoder
 from nigaoe.core.models import locate
 
 SIDE_PX, FACTOR = 32, 4
@@ -121,3 +125,17 @@ def make_controlnet(unet: UNet2DConditionModel, folder: Path, seed: int) -> Path
             parameter.add_(0.05 * torch.randn_like(parameter))
     net.save_pretrained(folder)
     return folder
+
+
+def moved_adapter(base: Base, encoder: ImageEncoder, variant: str, *, identity: int, rank: int, seed: int) -> IPAdapter:
+    """An adapter of a base and an encoder whose every weight was moved, so that no symmetry hides a mistake."""
+    torch.manual_seed(seed)
+    widths: dict[Feature, int] = {
+        "image_embeds": encoder.embed_dim,
+        "hidden_states": encoder.hidden_dim,
+        "identity": identity,
+    }
+    adapter = IPAdapter.for_unet(base.unet, variant, features=widths, lora_rank=rank).eval().requires_grad_(False)
+    for parameter in adapter.parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    return adapter

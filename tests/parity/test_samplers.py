@@ -17,6 +17,7 @@ from nigaoe.core.errors import RequestError
 from nigaoe.core.samplers.plan import SamplingPlan, affine_step
 from nigaoe.core.samplers.registry import SAMPLERS, SamplerName
 from nigaoe.core.samplers.schedule import NoiseSchedule
+from tiny_worlds import SCHEDULE
 
 THEIRS: dict[SamplerName, tuple[Any, dict[str, object]]] = {
     "ddim": (DDIMScheduler, {}),
@@ -29,17 +30,7 @@ THEIRS: dict[SamplerName, tuple[Any, dict[str, object]]] = {
 
 
 def _config(prediction: str, spacing: str) -> dict[str, Any]:
-    return {
-        "num_train_timesteps": 1000,
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "clip_sample": False,
-        "set_alpha_to_one": False,
-        "steps_offset": 1,
-        "prediction_type": prediction,
-        "timestep_spacing": spacing,
-    }
+    return {**SCHEDULE, "prediction_type": prediction, "timestep_spacing": spacing}
 
 
 def _model(x: Tensor, t: Tensor) -> Tensor:

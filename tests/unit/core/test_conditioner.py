@@ -25,21 +25,13 @@ from nigaoe.core.image_prompts.embedding_files import StoredEmbeddings, load_emb
 from nigaoe.core.image_prompts.features import ImageFeatures, image_features
 from nigaoe.core.image_prompts.noise import noise_picture
 from nigaoe.core.image_prompts.prompt import PromptScales, guided_image_prompt
+from tiny_worlds import moved_adapter
 
 IDENTITY = 4
 
 
 def _adapter(base: Base, encoder: ImageEncoder, variant: str, seed: int = 0) -> IPAdapter:
-    torch.manual_seed(seed)
-    widths: dict[Feature, int] = {
-        "image_embeds": encoder.embed_dim,
-        "hidden_states": encoder.hidden_dim,
-        "identity": IDENTITY,
-    }
-    adapter = IPAdapter.for_unet(base.unet, variant, features=widths, lora_rank=2).eval().requires_grad_(False)
-    for parameter in adapter.parameters():
-        parameter.add_(0.05 * torch.randn_like(parameter))
-    return adapter
+    return moved_adapter(base, encoder, variant, identity=IDENTITY, rank=2, seed=seed)
 
 
 @pytest.fixture(scope="module")

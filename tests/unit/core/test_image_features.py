@@ -7,7 +7,7 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from nigaoe.core.adapters.adapter import IPAdapter
-from nigaoe.core.adapters.variants import VARIANTS, Feature, VariantName
+from nigaoe.core.adapters.variants import VARIANTS, VariantName
 from nigaoe.core.bases import Base
 from nigaoe.core.engine.engine import Engine
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt
@@ -15,21 +15,13 @@ from nigaoe.core.errors import AdapterError
 from nigaoe.core.image_encoders import ImageEncoder
 from nigaoe.core.image_prompts.features import image_features, require_encoder
 from nigaoe.core.image_prompts.prompt import guided_image_prompts
+from tiny_worlds import moved_adapter
 
 IDENTITY = 16
 
 
 def _adapter(base: Base, encoder: ImageEncoder, variant: str, seed: int = 0) -> IPAdapter:
-    torch.manual_seed(seed)
-    widths: dict[Feature, int] = {
-        "image_embeds": encoder.embed_dim,
-        "hidden_states": encoder.hidden_dim,
-        "identity": IDENTITY,
-    }
-    adapter = IPAdapter.for_unet(base.unet, variant, features=widths, lora_rank=4).eval().requires_grad_(False)
-    for parameter in adapter.parameters():
-        parameter.add_(0.05 * torch.randn_like(parameter))
-    return adapter
+    return moved_adapter(base, encoder, variant, identity=IDENTITY, rank=4, seed=seed)
 
 
 def _picture(seed: int) -> Image.Image:

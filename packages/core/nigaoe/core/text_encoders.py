@@ -17,10 +17,6 @@ class TextStates(NamedTuple):
     pooled: Tensor | None = None
     """Summary of the prompt, float32 [B, P]; SDXL alone has one."""
 
-    def rows(self, start: int, stop: int) -> "TextStates":
-        """Some rows of the batch."""
-        return TextStates(self.states[start:stop], None if self.pooled is None else self.pooled[start:stop])
-
 
 @dataclass(frozen=True, eq=False)
 class TextTower:
