@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nigaoe.core.errors import RequestError
+from nigaoe.core.errors import GenerationError, RequestError
 from nigaoe.serve.config import EngineConfig, ServeConfig
 from nigaoe.serve.engine_thread import EngineStoppedError, EngineThread
 from nigaoe.serve.guard import read_reference
@@ -148,6 +148,20 @@ def test_a_failing_step_ends_the_thread_and_tells_everyone(config: ServeConfig, 
     wait_until(lambda: not thread.is_alive)
     with pytest.raises(EngineStoppedError):
         thread.submit(order).result(timeout=5)
+
+
+def test_an_order_whose_pictures_all_fail_at_once_fails_alone(replica: Replica, order: Order) -> None:
+    """Guidance of 1e30 ends in numbers that are none; both pictures do so in the same step."""
+
+    async def both() -> Drawn:
+        bad = asyncio.create_task(replica.draw(replace(order, seeds=(1, 2), steps=2, guidance_scale=1e30)))
+        good = asyncio.create_task(replica.draw(replace(order, steps=6)))
+        with pytest.raises(GenerationError, match="ran into numbers that are none"):
+            await bad
+        return await good
+
+    assert len(asyncio.run(both()).pictures) == 1
+    replica.check_health()
 
 
 def test_closing_tells_who_waits(config: ServeConfig, order: Order) -> None:

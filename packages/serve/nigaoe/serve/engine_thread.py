@@ -165,10 +165,10 @@ class EngineThread:
 
     def _hand_over(self, base: str, stepped: Stepped) -> None:
         for job in [job for job in self._jobs if job.order.base == base]:
-            for ticket in stepped.failures.keys() & job.places.keys():
-                # One picture of an order that cannot be had: its others are of no use to whoever waits for all.
-                job.fail(stepped.failures[ticket])
-            if job.future.done():
+            failed = stepped.failures.keys() & job.places.keys()
+            if failed:
+                # Pictures of an order that cannot be had: its others are of no use to whoever waits for all.
+                job.fail(stepped.failures[min(failed)])
                 self._withdraw(job)
                 self._jobs.remove(job)
                 continue
