@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nigaoe.core.atomic import write_whole
 from nigaoe.core.reports import Report
-from nigaoe.eval.atomic import write_whole
 from nigaoe.eval.config import EvalConfig
 from nigaoe.eval.page import write_page
 from nigaoe.eval.plan import Plan, make_plan

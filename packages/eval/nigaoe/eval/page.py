@@ -1,13 +1,11 @@
 """The report as a page that needs nothing but itself, and its picture grid."""
 
-import base64
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from nigaoe.core.atomic import write_whole
+from nigaoe.core.pages import data_uri, render_page
 from nigaoe.core.reports import Cell, Estimate, Report
-from nigaoe.eval.atomic import write_whole
 from nigaoe.eval.grid import collect_grid, grid_png
 from nigaoe.eval.headlines import figure, headline_texts, interval
 from nigaoe.eval.plan import Plan
@@ -62,14 +60,11 @@ def write_page(out: Path, plan: Plan, report: Report, results: Results) -> None:
     """Write `report.html` and `grid.png`."""
     grid = collect_grid(plan, results)
     write_whole(out / "grid.png", grid_png(grid))
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    html = environment.get_template(_TEMPLATE).render(
+    html = render_page(
+        Path(__file__).parent / _TEMPLATE,
         report=report,
         columns=[column.title for column in grid.columns],
-        pictures=[[_data_uri(png) for png in row] for row in grid.rows],
+        pictures=[[data_uri(png) for png in row] for row in grid.rows],
         caption=plan.protocol.grid_caption(),
         headlines=headline_texts(plan.protocol.headlines(), report),
         tables=[table for table in (attribute_table(report), other_table(report)) if table.columns],
@@ -102,7 +97,3 @@ def _figure(name: str, estimate: Estimate) -> Figure:
     text = figure(estimate.value, is_share).removesuffix("\N{NO-BREAK SPACE}%")
     share = estimate.value if name.startswith(_ATTRIBUTE) else None
     return Figure(text, interval(estimate, is_share), share)
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Float64
 
-from nigaoe.eval.atomic import write_whole
+from nigaoe.core.atomic import write_whole
 from nigaoe.eval.protocols.protocol import CellPlan
 from nigaoe.eval.scoring.moments import Moments, pack, unpack
 
