@@ -73,7 +73,11 @@ def toy_portraits(
 def main() -> None:
     """Run a command; a failure that the user can mend is one sentence and exit code 2."""
     for entry in entry_points(group="nigaoe.commands"):
-        app.command(entry.name)(entry.load())
+        command = entry.load()
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=entry.name)
+        else:
+            app.command(entry.name)(command)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         app()
