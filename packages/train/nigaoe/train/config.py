@@ -189,10 +189,14 @@ class ClusterConfig(Config):
         return self
 
 
+TrackingMode = Literal["offline", "online", "disabled"]
+
+
 class TrackingConfig(Config):
     """Weights & Biases. Offline unless asked, so nobody meets a login prompt."""
 
-    mode: Literal["offline", "online", "disabled"] = "offline"
+    mode: TrackingMode | None = None
+    """What the environment's WANDB_MODE says when absent, and `offline` where that says nothing."""
     project: str = "nigaoe"
 
 

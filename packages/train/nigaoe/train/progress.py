@@ -1,12 +1,23 @@
 """Training progress, from the first worker to whoever started the job."""
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 from tqdm import tqdm
 
 POLL_S = 1.0
+WORTH_SAYING = 0.05
+"""Share of the time that workers wait for data, from which on the bar says so."""
+
+
+def words(line: Mapping[str, Any]) -> str:
+    """What the bar says of a line of `StepFigures`."""
+    rate = line["images_per_s"]
+    said = f"loss {line['loss']:.4f}, {rate:.{1 if rate < 10 else 0}f} images/s"
+    waiting = line["data_wait_s"] / line["step_s"] if line["step_s"] > 0 else 0.0
+    return f"{said}, waits {waiting:.0%} for data" if waiting > WORTH_SAYING else said
 
 
 @ray.remote(num_cpus=0)
@@ -54,5 +65,5 @@ class ProgressBar:
             return
         if line:
             self._bar.n = line["step"]
-            self._bar.set_postfix_str(f"loss {line['loss']:.4f}, {line['images_per_s']:.0f} images/s")
+            self._bar.set_postfix_str(words(line))
             self._bar.refresh()
