@@ -17,6 +17,11 @@ class TextStates(NamedTuple):
     pooled: Tensor | None = None
     """Summary of the prompt, float32 [B, P]; SDXL alone has one."""
 
+    def silenced(self, rows: Tensor) -> "TextStates":
+        """Zeros in the rows marked, bool [B]."""
+        pooled = None if self.pooled is None else self.pooled.masked_fill(rows[:, None], 0.0)
+        return TextStates(self.states.masked_fill(rows[:, None, None], 0.0), pooled)
+
 
 @dataclass(frozen=True, eq=False)
 class TextTower:
@@ -74,6 +79,4 @@ class TextEncoder:
         seen = self.encode(texts)
         if not self.empty_is_zero:
             return seen
-        empty = torch.tensor([not text for text in texts], device=seen.states.device)
-        states = seen.states.masked_fill(empty[:, None, None], 0.0)
-        return TextStates(states, None if seen.pooled is None else seen.pooled.masked_fill(empty[:, None], 0.0))
+        return seen.silenced(torch.tensor([not text for text in texts], device=seen.states.device))

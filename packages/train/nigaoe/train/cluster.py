@@ -13,8 +13,8 @@ from nigaoe.train.config import ClusterConfig
 
 
 @contextmanager
-def connected(cluster: ClusterConfig) -> Iterator[None]:
-    """Connect, and disconnect at the end.
+def connected(cluster: ClusterConfig, extra_cpus: int = 0) -> Iterator[None]:
+    """Connect, and disconnect at the end. `extra_cpus`: of a cluster on this machine, beside those of the workers.
 
     Raises:
         ConfigError: No cluster answers at the address.
@@ -28,7 +28,7 @@ def connected(cluster: ClusterConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         if cluster.address is None:
-            cpus = math.ceil(cluster.num_workers * cluster.cpus_per_worker)
+            cpus = math.ceil(cluster.num_workers * cluster.cpus_per_worker) + extra_cpus
             ray.init(
                 address="local",
                 num_cpus=cpus,

@@ -1,75 +1,63 @@
-"""The training job as its driver sees it: start or continue a run by name, follow it, publish the adapter."""
+"""The training job as its driver sees it: start or continue a run by name, follow it, hand over the adapter."""
 
 import hashlib
-import json
+import shutil
 from pathlib import Path
 from typing import Any
 
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from nigaoe.train.records.reading import source_fingerprint
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    ValidationConfig,
+    ValidationTaskConfig,
+)
 from ray.train.torch import TorchTrainer
 
 from nigaoe.core.adapters.files import load_adapter, read_adapter_file
-from nigaoe.core.errors import ConfigError, NigaoeError
-from nigaoe.core.manifests import AdapterManifest, PreparedManifest, read_prepared, write_json
+from nigaoe.core.errors import ConfigError
+from nigaoe.core.image_encoders import load_image_encoder
+from nigaoe.core.manifests import AdapterManifest, PreparedManifest, write_json
+from nigaoe.train import failures
+from nigaoe.train.claims import claim
 from nigaoe.train.cluster import connected
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.features import PreparedFeatures, read_features, reading
+from nigaoe.train.features import PreparedFeatures, read_features
 from nigaoe.train.loop import train_loop
+from nigaoe.train.preparing.requirements import require_prepared_for
 from nigaoe.train.progress import ProgressBar, ProgressBoard
+from nigaoe.train.run_page import write_run_page
+from nigaoe.train.tracking import log_last_validations
 from nigaoe.train.trainable import require_trainable
-
-
-class TrainingFailed(NigaoeError):
-    """The job gave up; what it had checkpointed is kept."""
+from nigaoe.train.validation import validate
 
 
 def train(config: TrainConfig) -> Path:
     """Run or continue the run of this name; returns the path of the finished adapter.
 
     Raises:
-        ConfigError: A run of this name exists with another config, or a base that cannot be trained on.
-        TrainingFailed: The workers failed more often than allowed.
+        ConfigError: A run of this name exists with another recipe, or a base that cannot be trained on.
+        TrainingFailed: The workers failed more often than allowed, or in a way that would come again.
     """
     require_trainable(config.base)
-    manifest = read_prepared(config.data.prepared)
-    features = read_features(config.data.prepared, manifest.fingerprint)
-    _require_same_data(config, manifest, features)
+    manifest = require_prepared_for(config) if config.data.cached else None
     config = _absolute(config)
-    if config.init_from is not None:
-        _require_start(config, config.init_from, features)
-    _claim_run(config, manifest.fingerprint)
-    with connected(config.cluster):
+    if config.init_from is not None and manifest is not None:
+        _require_start(config, config.init_from, read_features(config.data.prepared, manifest.fingerprint))
+    claim(config, source_fingerprint(config.data) if manifest is None else manifest.fingerprint)
+    failures.forget(config.out)
+    with connected(config.cluster, extra_cpus=0 if config.validation is None else 1):
         board = ProgressBoard.remote()  # type: ignore[attr-defined]
         with ProgressBar(board, config.steps, config.name):
-            _fit(config, board)
-    adapter_path = config.out / "adapter.safetensors"
-    write_json(_adapter_manifest(config, adapter_path, manifest.image_encoder_hash), config.out / "adapter.json")
-    return adapter_path
-
-
-def _require_same_data(config: TrainConfig, manifest: PreparedManifest, features: PreparedFeatures) -> None:
-    """Refuse a prepared dataset that this config would not have made."""
-    source = config.data.source
-    pairs = {
-        "base": (manifest.base, config.base),
-        "image_encoder": (manifest.image_encoder, config.image_encoder),
-        "face_encoder": (features.face_encoder, config.face_encoder),
-        "resolution_px": (manifest.resolution_px, config.data.resolution_px or manifest.resolution_px),
-    }
-    if source.is_file():
-        pairs["captions file"] = (manifest.captions_sha256[:12], hashlib.sha256(source.read_bytes()).hexdigest()[:12])
-    wanted = reading(config.adapter.kind)
-    if features.reading != wanted:
-        raise ConfigError(
-            f"the prepared dataset holds {features.reading!r}, adapter.variant {config.adapter.variant!r} reads "
-            f"{wanted!r}; run `nigaoe prepare` with this config"
-        )
-    for what, (theirs, ours) in pairs.items():
-        if theirs != ours:
-            raise ConfigError(
-                f"the prepared dataset was made with {what} {theirs!r}, the config says {ours!r}; "
-                f"run `nigaoe prepare` with this config"
-            )
+            checkpoint = _fit(config, board)
+    adapter = _hand_over(checkpoint, config.out)
+    write_json(_adapter_manifest(config, adapter, manifest), config.out / "adapter.json")
+    log_last_validations(config)
+    write_run_page(config.out)
+    return adapter
 
 
 def _require_start(config: TrainConfig, path: Path, features: PreparedFeatures) -> None:
@@ -89,18 +77,39 @@ def _require_start(config: TrainConfig, path: Path, features: PreparedFeatures) 
             )
 
 
-def _fit(config: TrainConfig, board: Any) -> None:
-    cluster = config.cluster
+def _fit(config: TrainConfig, board: Any) -> Checkpoint:
+    """The last checkpoint of the finished run."""
+    try:
+        result = _trainer(config, board).fit()
+    except Exception as error:  # Ray wraps whatever the workers raised.
+        raise failures.TrainingFailed(
+            f"run {config.name!r} failed: {failures.noted(config.out) or failures.reason(error)}; what it had "
+            f"checkpointed is in {str(config.out / 'checkpoints')!r}, start it again with the same name to go on"
+        ) from error
+    sentence = failures.noted(config.out)
+    if sentence is not None:
+        raise failures.TrainingFailed(sentence)
+    if result.checkpoint is None:
+        raise failures.TrainingFailed(f"run {config.name!r} ended without a checkpoint; start it again")
+    checkpoint: Checkpoint = result.checkpoint
+    return checkpoint
+
+
+def _trainer(config: TrainConfig, board: Any) -> TorchTrainer:
+    cluster, validation = config.cluster, config.validation
     resources = {"CPU": cluster.cpus_per_worker, **({"GPU": 1.0} if cluster.use_gpu else {})}
-    trainer = TorchTrainer(
+    most, fewest = cluster.num_workers, cluster.min_workers
+    by_validation: Any = {"checkpoint_score_attribute": "validation_loss", "checkpoint_score_order": "min"}
+    # Ray's annotation forgets that a pair is a range.
+    workers: Any = most if fewest is None else (fewest, most)
+    told = config.model_dump(mode="json")
+    return TorchTrainer(
         train_loop,
-        train_loop_config={
-            "config": config.model_dump(mode="json"),
-            "board": board,
-            "threads": cluster.cpus_per_worker,
-        },
+        train_loop_config={"config": told, "board": board, "threads": cluster.cpus_per_worker},
         scaling_config=ScalingConfig(
-            num_workers=cluster.num_workers, use_gpu=cluster.use_gpu, resources_per_worker=resources
+            num_workers=workers,
+            use_gpu=cluster.use_gpu,
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name=config.name,
@@ -109,61 +118,68 @@ def _fit(config: TrainConfig, board: Any) -> None:
                 max_failures=cluster.max_failures,
                 controller_failure_limit=3,  # type: ignore[call-arg]
             ),
-            checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=config.keep_checkpoints, **({} if validation is None else by_validation)
+            ),
+        ),
+        validation_config=None
+        if validation is None
+        else ValidationConfig(
+            fn=validate,
+            task_config=ValidationTaskConfig(fn_kwargs={"config": told}, timeout_s=validation.timeout_s),
+            ray_remote_kwargs={"num_cpus": 1, "num_gpus": 1 if validation.use_gpu else 0},
         ),
     )
-    try:
-        trainer.fit()
-    except Exception as error:  # Ray wraps whatever the workers raised.
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise TrainingFailed(
-            f"run {config.name!r} failed ({reason}); its checkpoints are in {str(config.out / 'checkpoints')!r}, "
-            f"start it again with the same name to go on"
-        ) from error
 
 
 def _absolute(config: TrainConfig) -> TrainConfig:
     """Workers run in another directory, so every path must be absolute."""
-    data = config.data.model_copy(
-        update={"source": config.data.source.resolve(), "prepared": config.data.prepared.resolve()}
+
+    def absolute(value: str | None) -> str | None:
+        return value if value is None or "://" in value else str(Path(value).resolve())
+
+    data = config.data
+    paths = {name: getattr(data, name).resolve() for name in ("prepared", "split", "quarantine") if getattr(data, name)}
+    data = data.model_copy(
+        update={"source": absolute(data.source), "image_root": absolute(data.image_root), **paths},
     )
     init_from = config.init_from.resolve() if config.init_from else None
     base = str(Path(config.base).resolve()) if Path(config.base).is_dir() else config.base
-    return config.model_copy(update={"base": base, "out": config.out.resolve(), "data": data, "init_from": init_from})
+    encoder = config.image_encoder
+    encoder = str(Path(encoder).resolve()) if Path(encoder).is_dir() else encoder
+    return config.model_copy(
+        update={
+            "base": base,
+            "image_encoder": encoder,
+            "out": config.out.resolve(),
+            "data": data,
+            "init_from": init_from,
+        }
+    )
 
 
-def _claim_run(config: TrainConfig, dataset_fingerprint: str) -> None:
-    """Write down what the run is; refuse to continue one that was something else."""
-    ours = {
-        **config.model_dump(mode="json", exclude={"cluster", "tracking"}),
-        # Optimizer state is split by worker, so a run keeps their number.
-        "num_workers": config.cluster.num_workers,
-        "dataset": dataset_fingerprint,
-    }
-    path = config.out / "run.json"
-    has_checkpoint = any((config.out / "checkpoints" / config.name).glob("checkpoint_*/"))
-    if path.is_file() and has_checkpoint:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key, value in ours.items() if theirs.get(key) != value]
-        if changed:
-            raise ConfigError(
-                f"run {config.name!r} in {str(config.out)!r} was started with another config ({', '.join(changed)} "
-                f"changed); choose another name and out, or delete that folder"
-            )
-    config.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
+def _hand_over(checkpoint: Checkpoint, out: Path) -> Path:
+    """Copy the adapter of a checkpoint, whole or not at all."""
+    path = out / "adapter.safetensors"
+    with checkpoint.as_directory() as folder:
+        shutil.copyfile(Path(folder) / path.name, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+    return path
 
 
-def _adapter_manifest(config: TrainConfig, path: Path, image_encoder_hash: str) -> AdapterManifest:
+def _adapter_manifest(config: TrainConfig, path: Path, manifest: PreparedManifest | None) -> AdapterManifest:
     adapter = load_adapter(path)
+    encoder_hash = (
+        load_image_encoder(config.image_encoder).fingerprint() if manifest is None else manifest.image_encoder_hash
+    )
     return AdapterManifest(
         variant=adapter.variant.name,
         base=config.base,
         image_encoder=config.image_encoder,
-        image_encoder_hash=image_encoder_hash,
+        image_encoder_hash=encoder_hash,
         num_tokens=adapter.num_tokens,
         steps=config.steps,
-        samples_seen=config.steps * config.batch_size * config.cluster.num_workers,
+        samples_seen=config.steps * config.batch_size,
         parameters=sum(p.numel() for p in adapter.parameters()),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         config=config.model_dump(mode="json"),

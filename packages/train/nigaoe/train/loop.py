@@ -1,11 +1,7 @@
 """The training loop of one worker: Ray started the process group, DeepSpeed owns the optimizer."""
 
-import json
-import math
 import os
-import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import ray.train
@@ -14,133 +10,243 @@ import torch
 from torch import Tensor
 
 from nigaoe.core.adapters.adapter import IPAdapter
-from nigaoe.core.adapters.files import load_adapter, save_adapter
+from nigaoe.core.adapters.files import load_adapter
 from nigaoe.core.adapters.variants import Feature
 from nigaoe.core.bases import Base, load_base
-from nigaoe.core.samplers.timestep_bias import draw_timesteps, timestep_weights
-from nigaoe.train import checkpoints
-from nigaoe.train.config import OptimizerConfig, TrainConfig
+from nigaoe.core.errors import NigaoeError
+from nigaoe.train import checkpoints, failures
+from nigaoe.train.batches import Batch, TrainingData
+from nigaoe.train.config import TrainConfig
+from nigaoe.train.devices import visible_device
+from nigaoe.train.draws import Draws
+from nigaoe.train.engines import Engine, learning_rate
+from nigaoe.train.fitting import largest_that_fits, out_of_memory
+from nigaoe.train.meter import Meter
 from nigaoe.train.objective import AdapterObjective
-from nigaoe.train.prepared import Batch, PreparedDataset
-from nigaoe.train.sampler import rows_at, step_generator
+from nigaoe.train.online import OnlineDataset
+from nigaoe.train.planning import flops_per_sample
+from nigaoe.train.prepared import PreparedDataset
+from nigaoe.train.run_page import write_run_page
+from nigaoe.train.shares import ReadyShares, Share, Shares
+from nigaoe.train.state import load_optimizer_state, whole_weights
 from nigaoe.train.tracking import Tracker
 
 LOG_EVERY_S = 1.0
-
-
-def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
-    """What DeepSpeed is told; precision is autocast's business, for the trainable weights are few and stay float32."""
-    return {
-        "train_micro_batch_size_per_gpu": config.batch_size,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.optimizer.max_grad_norm,
-        "zero_optimization": {"stage": config.cluster.zero_stage},
-        "steps_per_print": 1_000_000_000,
-        "wall_clock_breakdown": False,
-    }
-
-
-def learning_rate(step: int, steps: int, optimizer: OptimizerConfig) -> float:
-    """Learning rate of a step: linear warm-up, then constant or a cosine to zero."""
-    warm = min(1.0, (step + 1) / optimizer.warmup_steps) if optimizer.warmup_steps else 1.0
-    decay = 0.5 * (1 + math.cos(math.pi * step / steps)) if optimizer.schedule == "cosine" else 1.0
-    return optimizer.lr * warm * decay
+LOOK_EVERY = 32
+"""Steps after which a worker looks whether its figures are still numbers; the device is waited for that often."""
+ASK_EVERY = 32
+"""Steps after which all workers ask whether a machine is about to be taken away."""
 
 
 def train_loop(arguments: dict[str, Any]) -> None:
-    """Train until `steps`, from the latest checkpoint if there is one. `arguments`: the config and a board."""
+    """Train until `steps`, from the latest checkpoint if there is one. `arguments`: config, board and threads."""
+    config = TrainConfig.model_validate(arguments["config"])
+    if failures.noted(config.out) is not None:
+        # Ray has started the workers again, which would fail again.
+        return
     device = ray.train.torch.get_device()
     # DeepSpeed picks an accelerator when imported: on a worker, not on the driver, and the one that Ray gave.
     os.environ["DS_ACCELERATOR"] = "cuda" if device.type == "cuda" else "cpu"
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(arguments["threads"])))
-    import deepspeed
-
-    config = TrainConfig.model_validate(arguments["config"])
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    torch.manual_seed(config.seed)
-    base = load_base(config.base, config.precision, device)
-    dataset = PreparedDataset.open(config.data.prepared)
-    adapter = _new_adapter(config, base, dataset.features.widths).to(device)
-    average = {k: v.detach().clone() for k, v in adapter.state_dict().items()} if config.ema_decay else None
-    optimizer = torch.optim.AdamW(
-        adapter.parameters(),
-        lr=config.optimizer.lr,
-        betas=config.optimizer.betas,
-        weight_decay=config.optimizer.weight_decay,
-    )
-    objective = AdapterObjective(adapter, base, config.drop, dataset.features.unconditional)
-    engine, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, config=deepspeed_config(config))
-    start = checkpoints.restore(engine, average)
-    tracker = Tracker(config, arguments["board"]) if rank == 0 else None
-    if tracker is not None:
-        tracker.started(start, world_size)
-    loss_sum, since, count = torch.zeros((), device=device), time.monotonic(), 0
-    for step, batch, draws in _batches(config, dataset, start, rank, world_size, base.schedule.num_train_timesteps):
-        for group in engine.optimizer.param_groups:
-            group["lr"] = learning_rate(step, config.steps, config.optimizer)
-        loss = engine(batch, *draws)
-        engine.backward(loss)
-        engine.step()
-        if average is not None:
-            _update_average(average, adapter, config.ema_decay or 0.0, step)
-        loss_sum += loss.detach()
-        count += 1
-        done = step + 1
-        if tracker is not None and (done == config.steps or time.monotonic() - since >= LOG_EVERY_S):
-            seconds = time.monotonic() - since
-            rate = count * config.batch_size * world_size / seconds
-            tracker.log(done, loss_sum.item() / count, rate, learning_rate(step, config.steps, config.optimizer))
-            loss_sum.zero_()
-            since, count = time.monotonic(), 0
-        if done % config.checkpoint_every == 0 or done == config.steps:
-            checkpoints.save(engine, done, average, {"loss": float(loss.detach())})
-    if rank == 0:
-        _publish(adapter, average, config)
-    if tracker is not None:
-        tracker.close()
+    try:
+        Worker(config, device, arguments["board"]).run()
+    except NigaoeError as error:
+        failures.note(config.out, str(error))
+        raise
 
 
-def _new_adapter(config: TrainConfig, base: Base, widths: Mapping[Feature, int]) -> IPAdapter:
-    variant, num_tokens = config.adapter.variant, config.adapter.num_tokens
+class NonFiniteStep(NigaoeError):
+    """A loss or a gradient was not a number."""
+
+
+class MicroBatchTooLarge(NigaoeError):
+    """A worker's part of a batch does not fit its device."""
+
+
+class Worker:
+    """One of the processes that train together. Whatever it does, all of them do in the same order."""
+
+    def __init__(self, config: TrainConfig, device: torch.device, board: Any) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.config, self.device = config, device
+        torch.manual_seed(config.seed)
+        self.base = load_base(config.base, config.precision, device)
+        if config.gradient_checkpointing:
+            self.base.unet.enable_gradient_checkpointing()
+        self.data = open_data(config, self.base)
+        self.adapter = new_adapter(config, self.base, self.data.features.widths).to(device)
+        restored = checkpoints.restore()
+        if restored is not None:
+            self.adapter.load_state_dict(restored.weights)
+        self.start = 0 if restored is None else restored.step
+        self.average = self._average(None if restored is None else restored.average)
+        self.objective = AdapterObjective(
+            self.adapter,
+            self.base,
+            config.drop,
+            self.data.features.unconditional,
+            config.loss,
+            owns_unet=config.deepspeed.zero_stage == 3,
+            compiled=config.compile,
+        )
+        self.engine = Engine(config, self.objective, self.world_size, device)
+        if restored is not None:
+            load_optimizer_state(self.engine, self.adapter, restored.moments, restored.step)
+        self.shares = Shares(config, self.data, self.base.schedule.num_train_timesteps)
+        self.tracker = Tracker(config, board) if self.rank == 0 else None
+        flops = flops_per_sample(config) if self.rank == 0 else None
+        known = visible_device()
+        peak = None if known is None or device.type != "cuda" else known.tflops(config.precision)
+        self.meter = Meter(config.batch_size, flops, self.world_size, peak)
+        self._warned = False
+
+    def run(self) -> None:
+        """All steps that are left, and the finished adapter."""
+        config = self.config
+        if self.tracker is not None:
+            self.tracker.started(self.start, self.world_size)
+        with ReadyShares(self.shares, range(self.start, config.steps), self.rank, self.world_size) as shares:
+            for share in shares:
+                self._step(share)
+                self._look(shares.waited_s, share.step + 1)
+        if self.tracker is not None:
+            self.tracker.close()
+            write_run_page(config.out)
+
+    def _step(self, share: Share) -> None:
+        lr = learning_rate(share.step, self.config.steps, self.config.optimizer)
+        self.engine.set_learning_rate(lr)
+        losses = []
+        for batch, draws in share.parts:
+            try:
+                losses.append(self.engine.accumulate(batch, draws))
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                failed = (batch, draws)
+                break
+        else:
+            failed = None
+        if failed is not None:
+            # Out of the `except` block, whose frames hold the memory of the call that failed.
+            raise self._too_large(*failed)
+        norm = self.engine.step()
+        self._update_average(share.step)
+        self.meter.add(share.step, torch.stack(losses).mean(), norm)
+
+    def _look(self, waited_s: float, done: int) -> None:
+        """What is due after `done` steps: figures, a look for numbers that are none, a checkpoint."""
+        config = self.config
+        is_last = done == config.steps
+        is_saved = done % config.checkpoint_every == 0 or is_last
+        if not is_saved and done % ASK_EVERY == 0 and ray.train.get_preemption_info() is not None:
+            # One, when the warning comes; if the machine stays after all, the usual ones follow.
+            is_saved, self._warned = not self._warned, True
+        is_logged = is_saved or self.meter.seconds >= LOG_EVERY_S
+        if is_logged or len(self.meter) >= LOOK_EVERY:
+            self._require_numbers()
+        if not is_logged:
+            return
+        figures = self.meter.take(learning_rate(done - 1, config.steps, config.optimizer), waited_s)
+        if self.tracker is not None:
+            self.tracker.log(figures)
+        if is_saved:
+            number = -(-done // config.checkpoint_every)
+            checkpoints.save(
+                self.engine,
+                self.adapter,
+                self.average,
+                done,
+                {"loss": figures.loss},
+                origin(config, self.adapter),
+                is_validated=config.validation is not None and (number % config.validation.every == 0 or is_last),
+            )
+            if self.rank == 0:
+                write_run_page(config.out)
+
+    def _require_numbers(self) -> None:
+        step = self.meter.first_bad_step()
+        if step is None:
+            return
+        names = self.shares.names(step)
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        saved = (step // self.config.checkpoint_every) * self.config.checkpoint_every
+        last = f"the last good checkpoint is that of step {saved}" if saved else "there is no checkpoint yet"
+        raise NonFiniteStep(
+            f"loss or gradient of step {step + 1} is not a finite number, for the pictures {shown}; look at them, "
+            f"lower optimizer.lr or take precision float32; {last}"
+        )
+
+    def _too_large(self, batch: Batch, draws: Draws) -> NigaoeError:
+        size = len(draws.uniform)
+
+        def attempt(count: int) -> None:
+            part = Batch(
+                batch.latents[:count],
+                {name: x[:count] for name, x in batch.features.items()},
+                batch.token_ids[:count],
+                batch.time_ids[:count],
+            )
+            self.objective(part, Draws(*(x[:count] for x in draws))).backward()
+            self.adapter.zero_grad(set_to_none=True)
+
+        fits = 0 if self.engine.zero_stage == 3 else largest_that_fits(attempt, size)
+        cure = (
+            f"the largest that does is {fits}; set micro_batch_size={fits}"
+            if fits
+            else "halve it in micro_batch_size, or turn on gradient_checkpointing"
+        )
+        return MicroBatchTooLarge(f"{size} pictures at once do not fit the memory of {self.device}; {cure}")
+
+    def _average(self, stored: Mapping[str, Tensor] | None) -> dict[str, Tensor] | None:
+        """The averaged weights, which the first worker keeps."""
+        if self.config.ema_decay is None or self.rank != 0:
+            return None
+        weights = self.adapter.state_dict() if stored is None else stored
+        return {name: x.detach().to(self.device, copy=True) for name, x in weights.items()}
+
+    @torch.no_grad()
+    def _update_average(self, step: int) -> None:
+        if self.config.ema_decay is None or (self.rank != 0 and self.engine.zero_stage < 3):
+            return
+        # Warmed up, so that the average never remembers the untrained weights.
+        rate = 1 - min(self.config.ema_decay, (step + 1) / (step + 20))
+        with whole_weights(self.engine, self.adapter) as weights:
+            if self.average is not None:
+                torch._foreach_lerp_(list(self.average.values()), [weights[name] for name in self.average], rate)
+
+
+def open_data(config: TrainConfig, base: Base) -> TrainingData:
+    """What the config trains on.
+
+    Raises:
+        DataError: It is not there.
+    """
+    if not config.data.cached:
+        return OnlineDataset.open(config, base)
+    return PreparedDataset.open(config.data.prepared, config.data.reference)
+
+
+def new_adapter(config: TrainConfig, base: Base, widths: Mapping[Feature, int]) -> IPAdapter:
+    """The adapter as a run begins with it."""
+    wanted = config.adapter
     if config.init_from is None:
-        return IPAdapter.for_unet(base.unet, variant, features=widths, num_tokens=num_tokens)
-    adapter = load_adapter(config.init_from, variant).train()
+        return IPAdapter.for_unet(
+            base.unet, wanted.variant, features=widths, num_tokens=wanted.num_tokens, lora_rank=wanted.lora_rank
+        )
+    adapter = load_adapter(config.init_from, wanted.variant).train()
     adapter.require_fit(base.unet)
     return adapter
 
 
-def _batches(
-    config: TrainConfig, dataset: PreparedDataset, start: int, rank: int, world_size: int, train_timesteps: int
-) -> Iterator[tuple[int, Batch, tuple[Tensor, Tensor, Tensor]]]:
-    """(step, batch, (timesteps, noise, uniform)) from `start` on; all of it a function of seed, step and rank."""
-    size, rows, bias = config.batch_size, dataset.manifest.rows, config.timestep_bias
-    weights = timestep_weights(train_timesteps, bias.strategy, bias.multiplier, bias.portion)
-    for step in range(start, config.steps):
-        generator = step_generator(config.seed, step, rank)
-        index = rows_at(step, rank, world_size, size, rows, config.seed)
-        batch = dataset.batch(index, config.data.reference, generator)
-        timesteps = draw_timesteps(weights, size, generator)
-        noise = torch.randn(batch.latents.shape, generator=generator)
-        yield step, batch, (timesteps, noise, torch.rand(size, generator=generator))
-
-
-@torch.no_grad()
-def _update_average(average: dict[str, Tensor], adapter: IPAdapter, decay: float, step: int) -> None:
-    # Warmed up, so that the average never remembers the untrained weights.
-    rate = 1 - min(decay, (step + 1) / (step + 20))
-    for key, value in adapter.state_dict().items():
-        average[key].lerp_(value, rate)
-
-
-def _publish(adapter: IPAdapter, average: dict[str, Tensor] | None, config: TrainConfig) -> None:
-    if average is not None:
-        adapter.load_state_dict(average)
-    origin = {
+def origin(config: TrainConfig, adapter: IPAdapter) -> dict[str, str]:
+    """What a trained file says of itself."""
+    faces = {} if config.face_encoder is None else {"face_encoder": config.face_encoder}
+    return {
         "variant": adapter.variant.name,
         "base": config.base,
         "image_encoder": config.image_encoder,
-        **({} if config.face_encoder is None else {"face_encoder": config.face_encoder}),
+        **faces,
     }
-    save_adapter(adapter, Path(config.out) / "adapter.safetensors", {"nigaoe": json.dumps(origin)})
