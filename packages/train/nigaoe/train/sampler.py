@@ -36,8 +36,8 @@ class SampleOrder:
     def _turn(self, step: int) -> tuple[int, int]:
         """Bucket of a step, and how many batches of it came before.
 
-        Batch k of a bucket with n of N rows is due at time (2k + 1) / n, and steps follow those times: so every bucket
-        is always within a batch of its share.
+        Batch k of a bucket with n of N rows is due at time (2k + 1) / n, and steps follow those times: no bucket
+        is ever further from its share than half as many batches as there are buckets.
         """
         total, buckets = sum(self._rows), [i for i, rows in enumerate(self._rows) if rows]
         # Up to a little before this step, counts have a closed form; the rest is merged.

@@ -1,0 +1,70 @@
+"""What may change when a run goes on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nigaoe.core.errors import ConfigError
+from nigaoe.train.claims import claim
+from nigaoe.train.config import TrainConfig
+
+
+def _config(out: Path, **changes: Any) -> TrainConfig:
+    values = {
+        "name": "run",
+        "out": str(out),
+        "base": "toy/photo",
+        "image_encoder": "toy/image_encoder",
+        "data": {"source": "a.csv", "prepared": "p"},
+        "steps": 10,
+    }
+    return TrainConfig.model_validate(values | changes)
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    claim(_config(tmp_path), "data")
+    checkpoint = tmp_path / "checkpoints" / "run" / "checkpoint_1"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "adapter.safetensors").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": 20},
+        {"cluster": {"num_workers": 1}},
+        {"deepspeed": {"zero_stage": 2}},
+        {"micro_batch_size": 2, "gradient_checkpointing": True, "checkpoint_every": 3},
+    ],
+)
+def test_what_does_not_change_what_is_learnt_may_change(begun: Path, changes: dict[str, Any]) -> None:
+    claim(_config(begun, **changes), "data")
+    assert json.loads((begun / "run.json").read_text())["steps"] == changes.get("steps", 10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "dataset", "words"),
+    [
+        ({"optimizer": {"lr": 0.5}}, "data", "optimizer.lr is 0.5, was 0.0001"),
+        ({"batch_size": 4}, "data", "batch_size is 4, was 8"),
+        ({}, "other", "dataset is 'other', was 'data'"),
+        ({"optimizer": {"schedule": "cosine"}, "steps": 20}, "data", "steps is 20, was 10"),
+    ],
+)
+def test_another_recipe_is_told_key_by_key(begun: Path, changes: dict[str, Any], dataset: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        claim(_config(begun, **changes), dataset)
+    message = str(caught.value)
+    assert words in message
+    assert "fork it with another name and out and init_from=" in message
+    assert message.endswith("checkpoint_1/adapter.safetensors")
+    assert "\n" not in message
+
+
+def test_before_the_first_checkpoint_anything_may_change(tmp_path: Path) -> None:
+    claim(_config(tmp_path), "data")
+    claim(_config(tmp_path, batch_size=2), "other")
