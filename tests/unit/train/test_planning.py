@@ -1,0 +1,230 @@
+"""Plans: what is counted on models without weights is what published figures and a real step say."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPVisionConfig
+from typer.testing import CliRunner
+
+from nigaoe.core.adapters.adapter import IPAdapter
+from nigaoe.core.bases import Base
+from nigaoe.core.image_encoders import ImageEncoder
+from nigaoe.core.unet_call import UNetCall, run_unet
+from nigaoe.train.commands import train
+from nigaoe.train.config import TrainConfig
+from nigaoe.train.devices import GIB, find_device
+from nigaoe.train.measuring import count_flops, measure_activations
+from nigaoe.train.plan_table import duration, settings, size
+from nigaoe.train.planning import TrainingPlan, does_not_fit, largest_micro_batch, plan
+from nigaoe.train.skeleton import build_skeleton
+
+
+def make_config(**changes: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "name": "plan",
+        "out": "out",
+        "base": "toy/photo",
+        "image_encoder": "toy/image_encoder",
+        "data": {"source": "captions.csv", "prepared": "prepared"},
+        "steps": 10,
+        "precision": "float32",
+    }
+    return TrainConfig.model_validate({**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The settings of Stable Diffusion 1.5 and of ViT-H, and not one weight."""
+    folder = tmp_path_factory.mktemp("sd15")
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, attention_head_dim=8, cross_attention_dim=768)
+        blocks: dict[str, Any] = {
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+        }
+        vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, **blocks)
+    unet.save_config(folder / "unet")
+    vae.save_config(folder / "vae")
+    CLIPTextConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
+    ).save_pretrained(folder / "text_encoder")
+    CLIPVisionConfig(
+        hidden_size=1280,
+        intermediate_size=5120,
+        num_hidden_layers=32,
+        num_attention_heads=16,
+        patch_size=14,
+        projection_dim=1024,
+    ).save_pretrained(folder / "image_encoder")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def full_size(sd15: Path) -> TrainingPlan:
+    return plan(
+        make_config(
+            base=str(sd15),
+            image_encoder=str(sd15 / "image_encoder"),
+            steps=100,
+            batch_size=64,
+            precision="bfloat16",
+            ema_decay=0.999,
+            cluster={"num_workers": 8, "use_gpu": True},
+        )
+    )
+
+
+def test_stable_diffusion_takes_what_was_counted_before(full_size: TrainingPlan) -> None:
+    # Counted once by other means: 1663 GFLOP, 0.81 GB a sample, CLIP-L 13, ViT-H 335 and the autoencoder 1117 GFLOP.
+    assert full_size.flops.step == pytest.approx(1663e9, rel=0.001)
+    assert full_size.flops.text == pytest.approx(13.3e9, rel=0.01)
+    assert full_size.flops.encoders == pytest.approx((335 + 1117) * 1e9, rel=0.01)
+    assert full_size.activations.sample_bytes == pytest.approx(0.81e9, rel=0.1)
+    assert full_size.frozen["UNet"] == 859_520_964
+    assert full_size.trainable == 22_319_616
+    assert full_size.resolution_px == 512
+    assert (full_size.samples, full_size.micro_batch, full_size.accumulation) == (6400, 8, 1)
+    assert sum(full_size.checkpoint.values()) == 16 * full_size.trainable
+    assert full_size.fixed_memory["UNet (frozen)"] == 2 * 859_520_964
+    # 12.8 TFLOP/s of 1677 GFLOP each is what one H100 does in 0.027 s at 40 % of 989 TFLOP/s.
+    h100 = find_device("h100")
+    assert h100 is not None
+    assert full_size.seconds_on(h100) == pytest.approx(6400 / 8 * 1.6768e12 / (0.4 * 989e12), rel=0.01)
+
+
+def test_the_largest_micro_batch_fits_and_one_more_does_not(full_size: TrainingPlan) -> None:
+    memory = 80 * GIB
+    largest = largest_micro_batch(full_size, memory)
+    assert 64 <= largest <= 110
+    usable = 0.95 * (memory - GIB)
+    taken = [dataclasses.replace(full_size, micro_batch=largest + more).memory_bytes for more in (0, 1)]
+    assert taken[0] <= usable < taken[1]
+    assert largest_micro_batch(full_size, 2 * GIB) == 0
+
+
+def test_who_runs_out_of_memory_is_told_what_fits(full_size: TrainingPlan) -> None:
+    fits = str(does_not_fit(full_size, 6 * GIB))
+    assert "micro-batch of 8" in fits
+    assert "micro_batch_size=2" in fits
+    # The estimate would have allowed it, the device did not.
+    assert "micro_batch_size=4" in str(does_not_fit(full_size, 80 * GIB))
+    nothing = str(does_not_fit(full_size, 2 * GIB))
+    assert "not even one sample" in nothing
+    assert "gradient_checkpointing=true" in nothing
+
+
+@pytest.mark.parametrize(
+    ("deepspeed", "shares"),
+    [
+        ({"zero_stage": 1}, {"adapter": 4, "gradients": 4, "optimizer": 12 / 8}),
+        ({"zero_stage": 2, "offload": "optimizer"}, {"adapter": 4, "gradients": 4 / 8, "optimizer": 0}),
+        ({"zero_stage": 3}, {"adapter": 4 / 8, "gradients": 4 / 8, "optimizer": 12 / 8}),
+    ],
+)
+def test_zero_splits_what_it_says(deepspeed: dict[str, Any], shares: dict[str, float]) -> None:
+    planned = plan(make_config(deepspeed=deepspeed, cluster={"num_workers": 8}))
+    for part, share in shares.items():
+        assert planned.fixed_memory.get(part, 0) == pytest.approx(share * planned.trainable, rel=0.001)
+
+
+def test_activations_are_those_of_a_real_step(base: Base, encoder: ImageEncoder) -> None:
+    """Bytes that autograd keeps in a step on the CPU, against the peak that was counted without weights."""
+    adapter = IPAdapter.for_unet(base.unet, features={"image_embeds": encoder.embed_dim})
+    known = {x.data_ptr() for module in (adapter, base.unet) for x in module.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    side, length = base.default_size_px // base.vae_factor, base.text_encoder.towers[0].length
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        features = torch.zeros(3, encoder.embed_dim)
+        sample, steps = torch.zeros(3, base.latent_channels, side, side), torch.zeros(3, dtype=torch.long)
+        text = torch.zeros(3, length, adapter.cross_attention_dim)
+        out = run_unet(base.unet, UNetCall(sample, steps, text, image_prompts=(adapter(features),)))
+        loss = out.square().mean()
+    assert loss.requires_grad
+    skeleton = build_skeleton(make_config())
+    counted = measure_activations(skeleton, gradient_checkpointing=False, fused=False).at(3)
+    assert sum(kept.values()) <= counted <= 1.25 * sum(kept.values())
+
+
+def test_checkpointing_trades_memory_for_computation() -> None:
+    skeleton = build_skeleton(make_config())
+    plain = measure_activations(skeleton, gradient_checkpointing=False)
+    assert measure_activations(skeleton, gradient_checkpointing=True).sample_bytes < 0.6 * plain.sample_bytes
+    unfused = measure_activations(skeleton, gradient_checkpointing=False, fused=False)
+    assert unfused.sample_bytes > plain.sample_bytes
+    once, twice = (count_flops(skeleton, gradient_checkpointing=value) for value in (False, True))
+    assert once.again == 0
+    assert 0 < twice.again < once.step / 2
+    assert twice.step == once.step
+
+
+def test_pictures_that_are_encoded_in_every_step_count() -> None:
+    data = {"source": "captions.csv", "prepared": "prepared"}
+    cached, online = (plan(make_config(data={**data, "cached": is_cached})) for is_cached in (True, False))
+    assert online.flops_per_sample == cached.flops_per_sample + cached.flops.encoders
+    assert "image encoder" in online.frozen
+    assert online.memory_bytes > cached.memory_bytes
+
+
+def test_a_dry_run_shows_every_key_and_runs_nothing(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import typer
+
+    monkeypatch.setenv("COLUMNS", "80")
+    Path("train.yaml").write_text(
+        "{name: dry, out: out, base: toy/photo, image_encoder: toy/image_encoder, steps: 30, batch_size: 12,"
+        " data: {source: captions.csv, prepared: prepared}}"
+    )
+    app = typer.Typer()
+    app.command()(train)
+    arguments = ["train.yaml", "optimizer.lr=0.01", "micro_batch_size=2", "--dry-run", "--device", "a100"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    lines = {line[:26].strip(): line[26:].strip() for line in result.output.splitlines()}
+    for key, _, _ in settings(make_config()):
+        assert key in lines or f"* {key}" in lines
+    assert lines["* optimizer.lr"] == "0.01"
+    assert lines["seed"] == "0"
+    assert lines["steps"] == "30 of 12 samples (2 workers x 2 at once x 3 times)"
+    assert "A100" in lines["time"]
+    assert max(map(len, result.output.splitlines())) <= 80
+    assert sorted(path.name for path in in_tmp.iterdir()) == ["train.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("Tesla V100-SXM2-32GB", "V100"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L4", "L4"),
+        ("4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA A10G", None),
+    ],
+)
+def test_devices_are_known_by_what_torch_calls_them(said: str, meant: str | None) -> None:
+    found = find_device(said)
+    assert (found and found.name) == meant
+
+
+def test_amounts_are_in_units_that_fit() -> None:
+    assert [duration(s) for s in (0.2, 59, 3599, 3600 * 26 + 1)] == [
+        "less than a second",
+        "59 s",
+        "59 min 59 s",
+        "1 d 2 h",
+    ]
+    assert [size(n) for n in (12, 2048, 150 * 2**20, 1.5 * GIB)] == ["12 bytes", "2.0 KiB", "150 MiB", "1.5 GiB"]
