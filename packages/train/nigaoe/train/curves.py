@@ -123,7 +123,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, last + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
 
 
 def step_label(step: float) -> str:
@@ -142,10 +142,13 @@ def _range(series: Iterable[Series], from_zero: bool) -> tuple[float, float]:
         values += [own[cut], own[-1 - cut]]
     low, high = min(values), max(values)
     if from_zero:
-        low = min(low, 0.0)
-    if high - low <= 1e-9 * max(abs(high), 1e-9):
+        low, high = min(low, 0.0), max(high, 0.0)
+    size = max(abs(low), abs(high))
+    if size < 1e-30:
+        return 0.0, 1.0
+    if high - low <= 1e-9 * size:
         # A flat line lies in the middle.
-        low, high = (0.0 if from_zero else low - 0.1 * abs(low or 1)), high + 0.1 * abs(high or 1)
+        return low - 0.1 * size, high + 0.1 * size
     return low, high
 
 
