@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from nigaoe.core.adapters.variants import VariantName
 from nigaoe.core.errors import DataError
@@ -42,19 +42,34 @@ class PreparedManifest(_Manifest):
 
 
 class AdapterManifest(_Manifest):
-    """`adapter.json` beside a trained adapter."""
+    """`adapter.json` beside a trained adapter: what it is, and all that it came from."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
+    name: str
+    """Of the run."""
     variant: VariantName
-    base: str
-    image_encoder: str
-    image_encoder_hash: str
     num_tokens: int
-    steps: int
-    samples_seen: int
+    """Image tokens per picture; 0: one per patch."""
     parameters: int
     sha256: str
-    config: dict[str, object]
+    """Of the file."""
+    base: str
+    base_hash: str
+    """Of the UNet's weight files, `sha256:...`; of a model of the hub the revision, `commit:...`."""
+    image_encoder: str
+    image_encoder_hash: str
+    face_encoder: str | None
+    face_encoder_hash: str | None
+    dataset: str
+    """Fingerprint of the rows that it was trained on."""
+    steps: int
+    samples_seen: int
+    metrics: dict[str, dict[str, float]]
+    """Of the last steps (`training`), of the last validation (`last`) and of the one with the lowest loss (`best`)."""
+    code_version: str
+    """Of this package, with the commit where it is a checkout."""
+    created: AwareDatetime
+    recipe: dict[str, object]
     """The resolved training config."""
 
 
@@ -82,4 +97,22 @@ def read_prepared(folder: Path) -> PreparedManifest:
     except ValidationError as error:
         raise DataError(
             f"{str(path)!r} cannot be read ({error.errors()[0]['msg']}); run `nigaoe prepare` again"
+        ) from None
+
+
+def read_adapter_manifest(path: Path) -> AdapterManifest:
+    """`adapter.json` of a finished run or of a registry.
+
+    Raises:
+        DataError: Missing, or of another version.
+    """
+    if not path.is_file():
+        raise DataError(f"{str(path)!r} does not exist; `nigaoe train` writes it when a run is finished")
+    try:
+        return AdapterManifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise DataError(
+            f"{str(path)!r} cannot be read ({where}: {error.errors()[0]['msg'].lower()}); "
+            "finish the run with this version of nigaoe"
         ) from None

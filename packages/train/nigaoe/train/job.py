@@ -1,6 +1,5 @@
 """The training job as its driver sees it: start or continue a run by name, follow it, hand over the adapter."""
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,7 @@ from ray.train.torch import TorchTrainer
 
 from nigaoe.core.adapters.files import load_adapter, read_adapter_file
 from nigaoe.core.errors import ConfigError
-from nigaoe.core.image_encoders import load_image_encoder
-from nigaoe.core.manifests import AdapterManifest, PreparedManifest, write_json
+from nigaoe.core.manifests import write_json
 from nigaoe.train import failures
 from nigaoe.train.claims import claim
 from nigaoe.train.cluster import connected
@@ -29,6 +27,7 @@ from nigaoe.train.features import PreparedFeatures, read_features
 from nigaoe.train.loop import train_loop
 from nigaoe.train.preparing.requirements import require_prepared_for
 from nigaoe.train.progress import ProgressBar, ProgressBoard
+from nigaoe.train.publishing import MANIFEST_NAME, describe_adapter, publish
 from nigaoe.train.run_page import write_run_page
 from nigaoe.train.tracking import log_last_validations
 from nigaoe.train.trainable import require_trainable
@@ -47,16 +46,20 @@ def train(config: TrainConfig) -> Path:
     config = _absolute(config)
     if config.init_from is not None and manifest is not None:
         _require_start(config, config.init_from, read_features(config.data.prepared, manifest.fingerprint))
-    claim(config, source_fingerprint(config.data) if manifest is None else manifest.fingerprint)
+    dataset = source_fingerprint(config.data) if manifest is None else manifest.fingerprint
+    claim(config, dataset)
     failures.forget(config.out)
     with connected(config.cluster, extra_cpus=0 if config.validation is None else 1):
         board = ProgressBoard.remote()  # type: ignore[attr-defined]
         with ProgressBar(board, config.steps, config.name):
             checkpoint = _fit(config, board)
     adapter = _hand_over(checkpoint, config.out)
-    write_json(_adapter_manifest(config, adapter, manifest), config.out / "adapter.json")
     log_last_validations(config)
     write_run_page(config.out)
+    described = describe_adapter(config, adapter, dataset, manifest)
+    write_json(described, config.out / MANIFEST_NAME)
+    if config.publish_to is not None:
+        publish(adapter, described, config.publish_to)
     return adapter
 
 
@@ -165,22 +168,3 @@ def _hand_over(checkpoint: Checkpoint, out: Path) -> Path:
         shutil.copyfile(Path(folder) / path.name, path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
     return path
-
-
-def _adapter_manifest(config: TrainConfig, path: Path, manifest: PreparedManifest | None) -> AdapterManifest:
-    adapter = load_adapter(path)
-    encoder_hash = (
-        load_image_encoder(config.image_encoder).fingerprint() if manifest is None else manifest.image_encoder_hash
-    )
-    return AdapterManifest(
-        variant=adapter.variant.name,
-        base=config.base,
-        image_encoder=config.image_encoder,
-        image_encoder_hash=encoder_hash,
-        num_tokens=adapter.num_tokens,
-        steps=config.steps,
-        samples_seen=config.steps * config.batch_size,
-        parameters=sum(p.numel() for p in adapter.parameters()),
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        config=config.model_dump(mode="json"),
-    )

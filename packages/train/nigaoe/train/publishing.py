@@ -1,0 +1,142 @@
+"""Publish a trained adapter: beside its run, with all that it came from, and in a registry that servers read.
+
+A registry is a folder or a bucket:
+
+    <registry>/<name>/versions/<first 12 digits of the hash>/adapter.safetensors, adapter.json
+    <registry>/<name>/adapter.safetensors, adapter.json      what was published last
+
+Every file is there whole or not at all, a version before what points to it, and `adapter.json` after the weights that
+it speaks of; who must never see two that do not match takes the hash from `adapter.json` and reads that version.
+"""
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nigaoe.core.adapters.files import FILE_NAME, load_adapter
+from nigaoe.core.errors import ConfigError, DataError
+from nigaoe.core.image_encoders import load_image_encoder
+from nigaoe.core.manifests import AdapterManifest, PreparedManifest, read_adapter_manifest
+from nigaoe.core.models import locate
+from nigaoe.train.code_version import code_version
+from nigaoe.train.config import TrainConfig
+from nigaoe.train.history import read_history, read_validations
+from nigaoe.train.preparing import hashes
+from nigaoe.train.records.storage import absolute, join, write_whole
+
+MANIFEST_NAME = "adapter.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})/")
+
+
+def describe_adapter(
+    config: TrainConfig, adapter: Path, dataset: str, prepared: PreparedManifest | None
+) -> AdapterManifest:
+    """All that is known of a finished adapter. `dataset`: fingerprint; `prepared`: None where nothing was."""
+    weights = load_adapter(adapter, config.adapter.variant)
+    if prepared is None:
+        encoder_hash: str = load_image_encoder(config.image_encoder).fingerprint()
+        face_hash = None if config.face_encoder is None else hashes.face_encoder_hash(config.face_encoder)
+    else:
+        encoder_hash, face_hash = prepared.image_encoder_hash, prepared.face_encoder_hash
+    return AdapterManifest(
+        name=config.name,
+        variant=weights.variant.name,
+        num_tokens=weights.num_tokens,
+        parameters=sum(x.numel() for x in weights.parameters()),
+        sha256=_sha256(adapter),
+        base=config.base,
+        base_hash=base_hash(config.base),
+        image_encoder=config.image_encoder,
+        image_encoder_hash=encoder_hash,
+        face_encoder=config.face_encoder,
+        face_encoder_hash=face_hash,
+        dataset=dataset,
+        steps=config.steps,
+        samples_seen=config.steps * config.batch_size,
+        metrics=run_metrics(config.out),
+        code_version=code_version(),
+        created=datetime.now(UTC).replace(microsecond=0),
+        recipe=config.model_dump(mode="json"),
+    )
+
+
+def publish(adapter: Path, manifest: AdapterManifest, registry: str, name: str | None = None) -> str:
+    """Copy an adapter and its manifest into a registry, under its run's name if no other is given; returns where.
+
+    Raises:
+        ConfigError: No name of an adapter.
+        DataError: The file is not the one that the manifest speaks of, or the registry cannot be written.
+    """
+    name = manifest.name if name is None else name
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"an adapter cannot be called {name!r}; take letters, digits, '.', '_' and '-'")
+    try:
+        weights = adapter.read_bytes()
+    except OSError as error:
+        raise DataError(f"{str(adapter)!r} cannot be read ({error.strerror}); finish the run first") from None
+    if hashlib.sha256(weights).hexdigest() != manifest.sha256:
+        raise DataError(
+            f"{str(adapter)!r} is not the adapter that {MANIFEST_NAME} beside it speaks of; train again to write both"
+        )
+    described = json.dumps(manifest.model_dump(mode="json"), indent=2).encode() + b"\n"
+    place = join(absolute(registry), name)
+    for folder in (join(place, f"versions/{manifest.sha256[:12]}"), place):
+        write_whole(join(folder, FILE_NAME), weights)
+        write_whole(join(folder, MANIFEST_NAME), described)
+    return place
+
+
+def publish_run(out: Path, registry: str, name: str | None = None) -> str:
+    """Publish what a finished run left in its folder; returns where.
+
+    Raises:
+        ConfigError: As `publish`.
+        DataError: As `publish`, or the run is not finished.
+    """
+    if not (out / MANIFEST_NAME).is_file():
+        raise DataError(f"{str(out)!r} holds no finished run: it has no {MANIFEST_NAME}; give the `out` of one")
+    return publish(out / FILE_NAME, read_adapter_manifest(out / MANIFEST_NAME), registry, name)
+
+
+def run_metrics(out: Path) -> dict[str, dict[str, float]]:
+    """What a run's folder says of how good its adapter is, as `AdapterManifest.metrics`."""
+    found: dict[str, dict[str, float]] = {}
+    lines = read_history(out).lines
+    if lines:
+        last = {key: lines[-1].get(key) for key in ("step", "loss", "images_per_s")}
+        found["training"] = {key: float(value) for key, value in last.items() if value is not None}
+    validations = [{"step": float(one.step), **one.metrics} for one in read_validations(out) if one.failure is None]
+    if validations:
+        found["last"] = validations[-1]
+        found["best"] = min(validations, key=lambda metrics: metrics.get("validation_loss", float("inf")))
+    return found
+
+
+def base_hash(base: str) -> str:
+    """As `AdapterManifest.base_hash`; reads the UNet's files and loads nothing.
+
+    Raises:
+        BaseModelError: There is no such base.
+    """
+    place = locate(base)
+    folder = Path(place) / "unet"
+    if folder.is_dir():
+        digest = hashlib.sha256()
+        for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return f"sha256:{digest.hexdigest()[:16]}"
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(place, "unet/config.json")
+    commit = _COMMIT.search(cached if isinstance(cached, str) else "")
+    return f"commit:{commit[1] if commit else 'unknown'}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
