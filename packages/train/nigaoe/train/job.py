@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from nigaoe.train.records.reading import source_fingerprint
 from ray.train import (
     Checkpoint,
     CheckpointConfig,
@@ -25,9 +24,11 @@ from nigaoe.train.cluster import connected
 from nigaoe.train.config import TrainConfig
 from nigaoe.train.features import PreparedFeatures, read_features
 from nigaoe.train.loop import train_loop
+from nigaoe.train.places import with_absolute_paths
 from nigaoe.train.preparing.requirements import require_prepared_for
 from nigaoe.train.progress import ProgressBar, ProgressBoard
 from nigaoe.train.publishing import MANIFEST_NAME, describe_adapter, publish
+from nigaoe.train.records.reading import source_fingerprint
 from nigaoe.train.run_page import write_run_page
 from nigaoe.train.tracking import log_last_validations
 from nigaoe.train.trainable import require_trainable
@@ -43,7 +44,7 @@ def train(config: TrainConfig) -> Path:
     """
     require_trainable(config.base)
     manifest = require_prepared_for(config) if config.data.cached else None
-    config = _absolute(config)
+    config = with_absolute_paths(config)
     if config.init_from is not None and manifest is not None:
         _require_start(config, config.init_from, read_features(config.data.prepared, manifest.fingerprint))
     dataset = source_fingerprint(config.data) if manifest is None else manifest.fingerprint
@@ -132,32 +133,6 @@ def _trainer(config: TrainConfig, board: Any) -> TorchTrainer:
             task_config=ValidationTaskConfig(fn_kwargs={"config": told}, timeout_s=validation.timeout_s),
             ray_remote_kwargs={"num_cpus": 1, "num_gpus": 1 if validation.use_gpu else 0},
         ),
-    )
-
-
-def _absolute(config: TrainConfig) -> TrainConfig:
-    """Workers run in another directory, so every path must be absolute."""
-
-    def absolute(value: str | None) -> str | None:
-        return value if value is None or "://" in value else str(Path(value).resolve())
-
-    data = config.data
-    paths = {name: getattr(data, name).resolve() for name in ("prepared", "split", "quarantine") if getattr(data, name)}
-    data = data.model_copy(
-        update={"source": absolute(data.source), "image_root": absolute(data.image_root), **paths},
-    )
-    init_from = config.init_from.resolve() if config.init_from else None
-    base = str(Path(config.base).resolve()) if Path(config.base).is_dir() else config.base
-    encoder = config.image_encoder
-    encoder = str(Path(encoder).resolve()) if Path(encoder).is_dir() else encoder
-    return config.model_copy(
-        update={
-            "base": base,
-            "image_encoder": encoder,
-            "out": config.out.resolve(),
-            "data": data,
-            "init_from": init_from,
-        }
     )
 
 

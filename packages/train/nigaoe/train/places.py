@@ -1,0 +1,38 @@
+"""Paths of a config as every process understands them, whatever folder it runs in."""
+
+from pathlib import Path
+
+from nigaoe.train.config import TrainConfig
+from nigaoe.train.preparing.recipe import everywhere
+from nigaoe.train.records.storage import absolute
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The config with every path from the root; addresses of buckets and names of models stay."""
+    data = config.data
+    files = {name: _resolved(getattr(data, name)) for name in ("prepared", "split", "quarantine")}
+    sources = {name: _absolute(getattr(data, name)) for name in ("source", "image_root")}
+    return config.model_copy(
+        update={
+            "base": everywhere(config.base),
+            "image_encoder": everywhere(config.image_encoder),
+            "face_encoder": _face_encoder(config.face_encoder),
+            "out": config.out.resolve(),
+            "data": data.model_copy(update={**files, **sources}),
+            "init_from": _resolved(config.init_from),
+            "publish_to": _absolute(config.publish_to),
+        }
+    )
+
+
+def _resolved(path: Path | None) -> Path | None:
+    return None if path is None else path.resolve()
+
+
+def _absolute(uri: str | None) -> str | None:
+    return None if uri is None else absolute(uri)
+
+
+def _face_encoder(name: str | None) -> str | None:
+    kind, colon, where = (name or "").partition(":")
+    return f"{kind}:{Path(where).expanduser().resolve()}" if colon else name
