@@ -42,7 +42,9 @@ def load_optimizer_state(engine: Engine, adapter: IPAdapter, state: Mapping[str,
         inner = getattr(optimizer, "optimizer", optimizer)
         for name, weight in adapter.named_parameters():
             moments = {k.partition(".")[0]: v for k, v in state.items() if k.partition(".")[2] == name}
-            inner.state[weight] = {"step": _count(step), **{k: v.to(weight.device) for k, v in moments.items()}}
+            # Copies even on a CPU: the optimizer writes into its state, which here is somebody's.
+            own = {key: value.to(weight.device, copy=True) for key, value in moments.items()}
+            inner.state[weight] = {"step": _count(step), **own}
         return
     flat_name = "fp32_partitioned_groups_flat" if engine.zero_stage == 3 else "single_partition_of_fp32_groups"
     for flat in getattr(optimizer, flat_name):
