@@ -1,9 +1,12 @@
-"""`nigaoe prepare` and `nigaoe train`."""
+"""`nigaoe prepare`, `train`, `submit` and `publish`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from nigaoe.train.config import TrainConfig
 
 ConfigPath = Annotated[Path, typer.Argument(help="A YAML config.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to it, as key.path=value.")]
@@ -14,20 +17,90 @@ def prepare(config: ConfigPath, overrides: Overrides = None) -> None:
     from nigaoe.core.config import load_config
     from nigaoe.train.cluster import connected
     from nigaoe.train.config import TrainConfig
-    from nigaoe.train.prepare import prepare as run
+    from nigaoe.train.preparing.prepare import prepare as run
 
     parsed = load_config(config, TrainConfig, overrides or ())
-    with connected(parsed.cluster):
+    with connected(parsed.cluster, extra_cpus=parsed.cluster.num_workers * parsed.cluster.decoders):
         manifest = run(parsed)
     typer.echo(f"prepared {manifest.rows} images of {manifest.identities} identities in {parsed.data.prepared}")
 
 
-def train(config: ConfigPath, overrides: Overrides = None) -> None:
+def train(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what the run will take, and do not run.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="With --dry-run: GPU to plan for, such as h100; the one here when absent.")
+    ] = None,
+) -> None:
     """Train an adapter on a Ray cluster; the same name goes on where it stopped."""
     from nigaoe.core.config import load_config
     from nigaoe.train.config import TrainConfig
-    from nigaoe.train.job import train as run
 
     parsed = load_config(config, TrainConfig, overrides or ())
+    if dry_run:
+        _show_plan(parsed, device)
+        return
+    from nigaoe.train.job import train as run
+
     adapter = run(parsed)
     typer.echo(f"trained {parsed.steps} steps; the adapter is {adapter}")
+
+
+def submit(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    address: Annotated[
+        str, typer.Option(help="Dashboard of the cluster's head node.", envvar="RAY_API_SERVER_ADDRESS")
+    ] = "http://127.0.0.1:8265",
+    code: Annotated[
+        Path | None, typer.Option(help="Folder whose code the job runs, such as a checkout; the cluster's when absent.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="Container image that the job runs in, with its code.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the job; the run's, with date and time, when absent.")] = None,
+    follow: Annotated[bool, typer.Option(help="Show the job's output until it ends, and end as it does.")] = True,
+) -> None:
+    """Train as a job of a Ray cluster. Paths are seen from the cluster: name folders that all its machines share."""
+    from nigaoe.core.config import load_config
+    from nigaoe.train import submitting
+    from nigaoe.train.config import TrainConfig
+
+    parsed = load_config(config, TrainConfig, overrides or ())
+    job = submitting.submit(parsed, address, code=code, image=image, submission_id=name)
+    typer.echo(f"submitted job {job}; it goes on without this terminal")
+    typer.echo(f"  follow: ray job logs --follow --address {address} {job}")
+    typer.echo(f"  stop:   ray job stop --address {address} {job}")
+    if follow:
+        try:
+            ended = submitting.follow(address, job, lambda lines: typer.echo(lines, nl=False))
+        except KeyboardInterrupt:
+            typer.echo(f"\nno longer following; job {job} goes on")
+            return
+        typer.echo(f"job {job} {'succeeded' if ended == 0 else f'failed with exit code {ended}'}")
+        raise typer.Exit(ended)
+
+
+def publish(
+    out: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    to: Annotated[str, typer.Option(help="Registry: a folder, or a bucket as s3://bucket/folder.")],
+    name: Annotated[str | None, typer.Option(help="What servers call the adapter; the run's when absent.")] = None,
+) -> None:
+    """Copy a finished adapter, with all that it came from, to where servers find it."""
+    from nigaoe.train.publishing import publish_run
+
+    place = publish_run(out, to, name)
+    typer.echo(f"published {place}")
+
+
+def _show_plan(config: "TrainConfig", named: str | None) -> None:
+    from nigaoe.train.devices import known_device, visible_device
+    from nigaoe.train.plan_table import print_plan
+    from nigaoe.train.planning import does_not_fit, largest_micro_batch, plan
+
+    device = known_device(named) if named else visible_device()
+    if device is None and config.cluster.use_gpu:
+        device = known_device("h100")
+    planned = plan(config)
+    print_plan(planned, device)
+    if device is not None and planned.micro_batch > largest_micro_batch(planned, device.memory_bytes):
+        raise does_not_fit(planned, device.memory_bytes)
