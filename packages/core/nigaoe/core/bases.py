@@ -71,11 +71,9 @@ class Base:
         """Side of the pictures that the base was trained on."""
         return int(self.unet.config.sample_size) * self.vae_factor
 
-    @torch.no_grad()
     def encode_images(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [B, 3, H, W] in [-1, 1] to posterior mean and log-variance [B, C, h, w], unscaled."""
-        posterior = self.vae.encode(images.to(self.device, self.vae.dtype)).latent_dist
-        return posterior.mean.float(), posterior.logvar.float()
+        return encode_pixels(self.vae, images)
 
     def scale_latents(self, latents: Tensor) -> Tensor:
         """Latents as the autoencoder gives them to those that the UNet was trained on."""
@@ -92,6 +90,13 @@ class Base:
     def decode(self, latents: Tensor, chunk: int = 8) -> Tensor:
         """Scaled latents [B, C, h, w] to pictures, uint8 [B, H, W, 3] on the CPU."""
         return torch.cat([as_pictures(self.decode_pixels(part)) for part in latents.split(chunk)])
+
+
+@torch.no_grad()
+def encode_pixels(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels [B, 3, H, W] in [-1, 1] to posterior mean and log-variance, float32 [B, C, h, w], unscaled."""
+    posterior = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
+    return posterior.mean.float(), posterior.logvar.float()
 
 
 def load_base(name: str, precision: Precision = "float32", device: str | torch.device = "cpu") -> Base:

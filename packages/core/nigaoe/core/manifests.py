@@ -13,31 +13,66 @@ class _Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class PreparedBucket(_Manifest):
+    """Pictures of one shape."""
+
+    height: int
+    """Px."""
+    width: int
+    rows: int
+
+
 class PreparedShard(_Manifest):
     """One file of a prepared dataset."""
 
     file: str
+    bucket: int
     rows: int
 
 
 class PreparedManifest(_Manifest):
     """`manifest.json` of a prepared dataset: everything that made it, by name and hash.
 
-    A shard is a safetensors file of `latent_mean` and `latent_logvar` [n, C, h, w], `image_embeds` [n, E],
-    `token_ids` [n, captions, T], `num_captions` [n] and `identity` [n] (rows of one person share a number).
+    Row r of bucket b is the r-th row of the shards of b, in order; all buckets one after the other number the rows of
+    the dataset. A shard is a safetensors file of `latent_mean` and `latent_logvar` float16 [n, views, C, h, w], the
+    features that are read of the picture that prompts (`image_embeds` [n, E], `hidden_states` [n, N, D], `identity`
+    [n, I]), `token_ids` int32 [n, captions, T], `num_captions` int32 [n], `time_ids` int32 [n, views, 6], and names of
+    rows as UTF-8 in `keys`, that of row i up to `key_ends[i]`. `index-FINGERPRINT` says whose rows they are, and
+    `features-FINGERPRINT` what is read of no picture.
     """
 
-    version: Literal[1] = 1
-    source: str
-    captions_sha256: str
-    """Of the captions file."""
+    version: Literal[2] = 2
     fingerprint: str
+    """Of all rows and shards, in order."""
+    source: str
+    source_fingerprint: str
+    """Of what lists the pictures."""
+    columns: dict[str, str | list[str] | None]
+    """Of the source, as the config named them."""
+    split_sha256: str | None
+    held_out_rows: int
+    """Rows of the source that the split keeps out."""
+    quarantine_sha256: str | None
     base: str
+    vae_hash: str
+    tokenizer_hash: str
     image_encoder: str
     image_encoder_hash: str
+    face_encoder: str | None
+    face_encoder_hash: str | None
+    reading: str
+    """What is read of pictures, in words."""
     resolution_px: int
+    aspect_ratios: int
+    views: int
+    augment: list[str]
+    preprocessing_hash: str
+    """Of shapes, views and the preprocessing of both encoders."""
     rows: int
+    conditioned_rows: int
+    """Rows whose prompting picture the source names."""
     identities: int
+    buckets: list[PreparedBucket]
     shards: list[PreparedShard]
 
 
@@ -93,7 +128,12 @@ def read_prepared(folder: Path) -> PreparedManifest:
             f"prepared dataset {str(folder)!r} has no manifest.json; run `nigaoe prepare` with this config first"
         )
     try:
-        return PreparedManifest.model_validate_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if '"version": 1,' in text[:40]:
+            raise DataError(
+                f"{str(path)!r} was written by an older nigaoe; run `nigaoe prepare` with this config again"
+            )
+        return PreparedManifest.model_validate_json(text)
     except ValidationError as error:
         raise DataError(
             f"{str(path)!r} cannot be read ({error.errors()[0]['msg']}); run `nigaoe prepare` again"

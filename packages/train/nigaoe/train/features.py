@@ -1,8 +1,9 @@
 """What the variants read of pictures, encoded once; and what they read of no picture, stored beside it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import torch
@@ -10,21 +11,14 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import CLIPImageProcessorPil
 
 from nigaoe.core.adapters.variants import Feature, Variant
 from nigaoe.core.errors import DataError
 from nigaoe.core.faces.encoder import FaceEncoder
-from nigaoe.core.faces.features import FaceFeatures, face_features
+from nigaoe.core.faces.features import CROP_SIDE, SDXL_CROP_SIDE, face_features
 from nigaoe.core.faces.loading import load_face_encoder
-from nigaoe.core.image_encoders import ImageEncoder, load_image_encoder
-from nigaoe.core.images import read_image
-
-COLUMNS: dict[Feature, str] = {
-    "image_embeds": "image_embeds",
-    "hidden_states": "hidden_states",
-    "identity": "face_identity",
-}
-"""Names in a shard, in which `identity` says already whose picture a row is."""
+from nigaoe.core.image_encoders import ImageEncoder, crop_pictures, load_image_encoder, load_processor
 
 
 def reads_raw_identity(variant: Variant) -> bool:
@@ -42,66 +36,96 @@ def reading(variant: Variant) -> str:
 
 
 class SeenPicture(NamedTuple):
-    """A picture, and the largest face in it where the variant reads faces."""
+    """What the encoders need of a picture, and no more, so that it can be sent to them."""
 
-    image: Image.Image
-    face: FaceFeatures | None
+    crop: Tensor | None
+    """What CLIP sees: the picture or the face in it, uint8 [3, S, S]; None where the variant does not ask CLIP."""
+    identity: Tensor | None
+    """Of the largest face, float32 [I]; None where the variant reads none."""
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureEncoder:
-    """The frozen encoders of what a variant reads."""
+class PictureReader:
+    """All that is done to a picture before CLIP sees it. Any thread may ask."""
 
     variant: Variant
-    image_encoder: ImageEncoder
+    processor: CLIPImageProcessorPil
     face_encoder: FaceEncoder | None
+    face_side: int
+    """Of the crops of faces, px."""
+    turn: Lock = field(default_factory=Lock)
+    """Face encoders take one thread at a time."""
 
     @classmethod
-    def load(
-        cls, variant: Variant, image_encoder: str, face_encoder: str | None, device: str = "cpu"
-    ) -> "FeatureEncoder":
-        """Load both by name.
+    def load(cls, variant: Variant, image_encoder: str, face_encoder: str | None, *, is_xl: bool) -> "PictureReader":
+        """Load by name; `is_xl`: the base is SDXL, for which published adapters saw faces cut larger.
 
         Raises:
             BaseModelError: One of them cannot be found.
         """
         faces = None if face_encoder is None else load_face_encoder(face_encoder)
-        return cls(variant, load_image_encoder(image_encoder, device), faces)
+        return cls(variant, load_processor(image_encoder), faces, SDXL_CROP_SIDE if is_xl else CROP_SIDE)
 
-    def read(self, path: Path) -> SeenPicture:
-        """A picture from its file.
+    def see(self, image: Image.Image, name: str) -> SeenPicture:
+        """Look at an RGB picture; `name` is what errors call it.
 
         Raises:
-            ImageError: It cannot be read, or shows no face and the variant reads one.
+            ImageError: It shows no face and the variant reads one.
         """
-        image = read_image(path)
-        if self.face_encoder is None:
-            return SeenPicture(image, None)
-        is_normalised = not reads_raw_identity(self.variant)
-        return SeenPicture(
-            image, face_features(self.face_encoder, [image], is_normalised=is_normalised, names=[str(path)])
-        )
+        identity, shown = None, image
+        if self.face_encoder is not None:
+            is_normalised = not reads_raw_identity(self.variant)
+            with self.turn:
+                faces = face_features(
+                    self.face_encoder, [image], side=self.face_side, is_normalised=is_normalised, names=[name]
+                )
+            identity, shown = faces.identity[0], faces.crops[0]
+        return SeenPicture(crop_pictures(self.processor, [shown])[0] if _asks_clip(self.variant) else None, identity)
 
-    def encode(self, pictures: Sequence[SeenPicture]) -> dict[str, Tensor]:
-        """Columns of a shard, on the CPU; hidden states as float16, for they are by far the largest."""
+
+@dataclass(frozen=True, eq=False)
+class FeatureEncoder:
+    """The frozen CLIP tower, as a variant uses it."""
+
+    variant: Variant
+    image_encoder: ImageEncoder
+
+    @classmethod
+    def load(cls, variant: Variant, image_encoder: str, device: str | torch.device = "cpu") -> "FeatureEncoder":
+        """Load by name.
+
+        Raises:
+            BaseModelError: It cannot be found.
+        """
+        return cls(variant, load_image_encoder(image_encoder, device))
+
+    def encode(self, seen: Sequence[SeenPicture]) -> dict[Feature, Tensor]:
+        """What the variant reads of pictures, [B, ...] on the CPU.
+
+        Float32, and hidden states float16, for they are by far the largest.
+        """
         features: dict[Feature, Tensor] = {}
-        faces = [picture.face for picture in pictures if picture.face is not None]
-        if faces:
-            features["identity"] = torch.cat([face.identity for face in faces])
-        if set(self.variant.inputs) - {"identity"}:
-            shown = [face.crops[0] for face in faces] or [picture.image for picture in pictures]
-            seen = self.image_encoder.look(shown)
-            features |= {"image_embeds": seen.image_embeds, "hidden_states": seen.hidden_states.half()}
-        return {COLUMNS[name]: features[name].cpu() for name in self.variant.inputs}
+        identities = [picture.identity for picture in seen if picture.identity is not None]
+        if identities:
+            features["identity"] = torch.stack(identities)
+        crops = [picture.crop for picture in seen if picture.crop is not None]
+        if crops:
+            said = self.image_encoder.look_at_crops(torch.stack(crops))
+            features |= {"image_embeds": said.image_embeds, "hidden_states": said.hidden_states.half()}
+        return {name: features[name].cpu() for name in self.variant.inputs}
 
-    def of_nothing(self) -> dict[Feature, Tensor]:
+    def of_nothing(self, face_encoder: FaceEncoder | None) -> dict[Feature, Tensor]:
         """What adapters of the variant take for no picture, float32 [1, ...]: see `core.image_prompts.features`."""
         none: dict[Feature, Tensor] = {"image_embeds": torch.zeros(1, self.image_encoder.embed_dim)}
         if "hidden_states" in self.variant.inputs:
             none["hidden_states"] = self.image_encoder.look_at_nothing().hidden_states.cpu()
-        if self.face_encoder is not None:
-            none["identity"] = torch.zeros(1, self.face_encoder.dim)
+        if face_encoder is not None:
+            none["identity"] = torch.zeros(1, face_encoder.dim)
         return {name: none[name] for name in self.variant.inputs}
+
+
+def _asks_clip(variant: Variant) -> bool:
+    return bool(set(variant.inputs) - {"identity"})
 
 
 @dataclass(frozen=True, eq=False)

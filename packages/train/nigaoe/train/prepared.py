@@ -1,113 +1,128 @@
-"""A prepared dataset, and batches drawn from it."""
+"""A prepared dataset: batches from shards that stay in their files, however many there are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
+import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from nigaoe.core.adapters.variants import Feature
-from nigaoe.core.errors import DataError
 from nigaoe.core.manifests import PreparedManifest, read_prepared
-from nigaoe.train.features import COLUMNS, PreparedFeatures, read_features
+from nigaoe.train.batches import Batch
+from nigaoe.train.choices import Choice, People, choose
+from nigaoe.train.features import PreparedFeatures, read_features
+from nigaoe.train.row_files import RowFile
+
+OPEN_FILES = 128
+"""Shards that are kept open; opening one costs less than a tenth of a millisecond where storage is near."""
 
 
-class Batch(NamedTuple):
-    """What one training step needs. B rows."""
-
-    latents: Tensor
-    """Posterior samples, unscaled, [B, C, h, w]."""
-    features: dict[Feature, Tensor]
-    """Of the reference pictures, float32 [B, ...]."""
-    token_ids: Tensor
-    """int64 [B, T]."""
-
-
-@dataclass(frozen=True, eq=False)
-class ShardedRows:
-    """A column that stays in its files, which are mapped: hidden states of many pictures fit no memory."""
-
-    shards: Sequence[Tensor]
-    """[n, ...] each."""
-    starts: Tensor
-    """int64 [shards]: the first row of each."""
-
-    @classmethod
-    def of(cls, shards: Sequence[Tensor]) -> "ShardedRows":
-        """Shards in order."""
-        lengths = torch.tensor([len(shard) for shard in shards])
-        return cls(shards, lengths.cumsum(0) - lengths)
-
-    def at(self, rows: Tensor) -> Tensor:
-        """Rows [B], float32 [B, ...]."""
-        shard = torch.bucketize(rows, self.starts[1:], right=True)
-        inside = rows - self.starts[shard]
-        pairs = zip(shard.tolist(), inside.tolist(), strict=True)
-        return torch.stack([self.shards[i][j] for i, j in pairs]).float()
-
-
-@dataclass(frozen=True, eq=False)
 class PreparedDataset:
-    """All shards of a prepared dataset."""
+    """Rows of a prepared folder. Memory does not grow with it, and any thread may ask."""
 
-    manifest: PreparedManifest
-    features: PreparedFeatures
-    prompts: dict[Feature, ShardedRows]
-    """What the adapter reads of each picture."""
-    columns: dict[str, Tensor]
-    """All the rest, in memory."""
-    first_of_identity: Tensor
-    """int64 [identities + 1]: where each identity's rows start in `by_identity`."""
-    by_identity: Tensor
-    """int64 [N]: rows sorted by identity."""
+    def __init__(
+        self,
+        folder: Path,
+        manifest: PreparedManifest,
+        features: PreparedFeatures,
+        reference: Literal["same", "other"],
+    ) -> None:
+        """`open` reads what it needs."""
+        self.manifest = manifest
+        self._folder, self._features, self._reference = folder, features, reference
+        rows = np.array([shard.rows for shard in manifest.shards], np.int64)
+        self._starts = rows.cumsum() - rows
+        counts = np.array([bucket.rows for bucket in manifest.buckets], np.int64)
+        self._first = counts.cumsum() - counts
+        self._file = lru_cache(maxsize=OPEN_FILES)(self._open_shard)
+        index = RowFile(folder / f"index-{manifest.fingerprint}.safetensors")
+        self._people = People(*(partial(index.read_many, name) for name in People._fields))
 
     @classmethod
-    def open(cls, folder: Path) -> "PreparedDataset":
-        """Read every shard.
+    def open(cls, folder: Path, reference: Literal["same", "other"] = "same") -> "PreparedDataset":
+        """Read the manifest and no shard. `reference`: which picture prompts where the row itself does not say it.
 
         Raises:
-            DataError: No manifest, or a file that it speaks of is gone.
+            DataError: No manifest or one of another version, or a file beside the shards is gone.
         """
         manifest = read_prepared(folder)
-        features = read_features(folder, manifest.fingerprint)
-        gone = [shard.file for shard in manifest.shards if not (folder / shard.file).is_file()]
-        if gone:
-            raise DataError(f"prepared dataset {str(folder)!r} lacks {gone[0]!r}; run `nigaoe prepare` again")
-        parts = [load_file(folder / shard.file) for shard in manifest.shards]
-        prompts = {name: ShardedRows.of([part.pop(COLUMNS[name]) for part in parts]) for name in features.unconditional}
-        columns = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-        identity = columns["identity"]
-        counts = torch.bincount(identity, minlength=manifest.identities)
-        starts = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
-        return cls(manifest, features, prompts, columns, starts, identity.argsort(stable=True))
+        return cls(folder, manifest, read_features(folder, manifest.fingerprint), reference)
 
-    def batch(self, rows: Tensor, reference: str, generator: torch.Generator) -> Batch:
-        """Draw a caption, a posterior sample and a reference picture for each row [B]."""
-        n = len(rows)
-        captions = self.columns["num_captions"][rows]
-        which = (torch.rand(n, generator=generator) * captions).long()
-        mean, logvar = self.columns["latent_mean"][rows].float(), self.columns["latent_logvar"][rows].float()
-        noise = torch.randn(mean.shape, generator=generator)
-        drawn = torch.rand(n, generator=generator)
-        prompts = self._others(rows, drawn) if reference == "other" else rows
+    @property
+    def bucket_rows(self) -> Sequence[int]:
+        """Rows of each bucket."""
+        return [bucket.rows for bucket in self.manifest.buckets]
+
+    @property
+    def features(self) -> PreparedFeatures:
+        """What is read of pictures, and of no picture."""
+        return self._features
+
+    def batch(self, bucket: int, rows: Tensor, generators: Sequence[torch.Generator]) -> Batch:
+        """See `TrainingData.batch`.
+
+        Raises:
+            DataError: A shard is gone or damaged.
+        """
+        numbers = self._first[bucket] + rows.numpy()
+        places = self._places(numbers)
+        file, _ = places[0]
+        shape = file.shape("latent_mean")[2:]
+        mean, logvar = (np.empty((len(places), *shape), np.float16) for _ in range(2))
+        token_ids = np.empty((len(places), *file.shape("token_ids")[2:]), np.int32)
+        time_ids = np.empty((len(places), 6), np.int32)
+        choices = []
+        for i, ((file, row), generator) in enumerate(zip(places, generators, strict=True)):
+            choice = choose(generator, int(file.read("num_captions", row)), self.manifest.views, shape)
+            file.read("token_ids", row, choice.caption, out=token_ids[i])
+            file.read("latent_mean", row, choice.view, out=mean[i])
+            file.read("latent_logvar", row, choice.view, out=logvar[i])
+            file.read("time_ids", row, choice.view, out=time_ids[i])
+            choices.append(choice)
         return Batch(
-            latents=mean + (0.5 * logvar).exp() * noise,
-            features={name: column.at(prompts) for name, column in self.prompts.items()},
-            token_ids=self.columns["token_ids"][rows, which].long(),
+            latents=posterior_samples(torch.from_numpy(mean), torch.from_numpy(logvar), choices),
+            features=self._prompts(numbers, choices),
+            token_ids=torch.from_numpy(token_ids).long(),
+            time_ids=torch.from_numpy(time_ids).float(),
         )
 
-    def _others(self, rows: Tensor, drawn: Tensor) -> Tensor:
-        """For each row another row of its identity, or itself if it is the only one."""
-        identity = self.columns["identity"][rows]
-        start, count = (
-            self.first_of_identity[identity],
-            self.first_of_identity[identity + 1] - self.first_of_identity[identity],
-        )
-        others = (count - 1).clamp(min=1)
-        candidate = self.by_identity[start + torch.minimum((drawn * others).long(), others - 1)]
-        last = self.by_identity[start + count - 1]
-        # The last of the identity stands in wherever the row drew itself: every other row is equally likely.
-        return torch.where(candidate == rows, last, candidate)
+    def keys(self, bucket: int, rows: Tensor) -> list[str]:
+        """See `TrainingData.keys`."""
+        return [_key(file, row) for file, row in self._places(self._first[bucket] + rows.numpy())]
+
+    def _prompts(self, numbers: np.ndarray, choices: Sequence[Choice]) -> dict[Feature, Tensor]:
+        if self._reference == "other":
+            numbers = self._people.others(numbers, np.array([choice.reference for choice in choices]))
+        places = self._places(numbers)
+        features: dict[Feature, Tensor] = {}
+        for name in self._features.unconditional:
+            file, _ = places[0]
+            column = np.empty((len(places), *file.shape(name)[1:]), file.dtype(name))
+            for i, (file, row) in enumerate(places):
+                file.read(name, row, out=column[i])
+            features[name] = torch.from_numpy(column).float()
+        return features
+
+    def _places(self, numbers: np.ndarray) -> list[tuple[RowFile, int]]:
+        """File and row in it of rows of the dataset."""
+        shards = np.searchsorted(self._starts, numbers, side="right") - 1
+        inside = numbers - self._starts[shards]
+        return [(self._file(shard), row) for shard, row in zip(shards.tolist(), inside.tolist(), strict=True)]
+
+    def _open_shard(self, number: int) -> RowFile:
+        return RowFile(self._folder / self.manifest.shards[number].file)
+
+
+def posterior_samples(mean: Tensor, logvar: Tensor, choices: Sequence[Choice]) -> Tensor:
+    """Float16 moments [B, C, h, w] to samples, float32."""
+    noise = torch.stack([choice.noise for choice in choices])
+    return mean.float() + (0.5 * logvar.float()).exp() * noise
+
+
+def _key(file: RowFile, row: int) -> str:
+    start = int(file.read("key_ends", row - 1)) if row else 0
+    end = int(file.read("key_ends", row))
+    return bytes(file.read_many("keys", np.arange(start, end))).decode()

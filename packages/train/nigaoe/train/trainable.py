@@ -1,32 +1,20 @@
 """Bases that can be trained on, told apart before anything runs."""
 
-from diffusers import UNet2DConditionModel
-
-from nigaoe.core.errors import BaseModelError, ConfigError
-from nigaoe.core.models import locate, quiet_loading
+from nigaoe.core.base_parts import BaseOutline, read_outline
+from nigaoe.core.errors import ConfigError
 
 
-def require_trainable(base: str) -> None:
-    """Refuse a base whose UNet reads what training does not give it yet.
+def require_trainable(base: str) -> BaseOutline:
+    """Refuse a base whose UNet reads what training does not give it.
 
     Raises:
-        ConfigError: SDXL, or one for inpainting.
+        ConfigError: One for inpainting.
         BaseModelError: It cannot be found.
     """
-    try:
-        with quiet_loading():
-            config = UNet2DConditionModel.load_config(locate(base), subfolder="unet")
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BaseModelError(
-            f"base model {base!r} cannot be loaded ({reason}); give a diffusers folder or hub id"
-        ) from None
-    kind = None
-    if config.get("addition_embed_type") == "text_time":
-        kind = "an SDXL base"
-    elif config["in_channels"] != config["out_channels"]:
-        kind = "an inpainting base"
-    if kind is not None:
+    outline = read_outline(base)
+    if outline.is_inpainting:
         raise ConfigError(
-            f"base {base!r} is {kind}, on which adapters draw but are not trained yet; train on one of SD 1.x or 2.x"
+            f"base {base!r} is an inpainting base, on which adapters draw but are not trained; train on the one that "
+            f"it was made from, and the adapter fits both"
         )
+    return outline

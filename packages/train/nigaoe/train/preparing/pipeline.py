@@ -1,0 +1,118 @@
+"""The pools on Ray Data: pictures stream from decoders to encoders, one shard at a time; the driver counts."""
+
+import json
+import logging
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray.data
+import torch
+from ray.exceptions import RayError
+from tqdm import tqdm
+
+from nigaoe.core.errors import NigaoeError
+from nigaoe.train.config import ClusterConfig
+from nigaoe.train.preparing.plan import Shard
+from nigaoe.train.preparing.recipe import Recipe
+from nigaoe.train.preparing.survey import Found, survey
+from nigaoe.train.preparing.workers import Batch, Decoder, Job, ShardEncoder
+from nigaoe.train.records.record import Record
+
+SURVEYED_ROWS = 4096
+"""At once. As many take a second or so where they are near, so fewer never leave the driver."""
+AHEAD = 2
+"""Shards that a process is given, itself busy with one of them; they bound what lies in the object store."""
+
+
+class PreparationFailed(NigaoeError):
+    """A worker gave up; the shards that are finished are kept."""
+
+
+def survey_rows(records: Sequence[Record], *, with_sizes: bool) -> list[Found]:
+    """`survey` on all CPUs of the cluster."""
+    if len(records) <= SURVEYED_ROWS:
+        return survey(records, with_sizes=with_sizes)
+    chunks = [records[start : start + SURVEYED_ROWS] for start in range(0, len(records), SURVEYED_ROWS)]
+    jobs = [{"number": number, "chunk": pickle.dumps(chunk)} for number, chunk in enumerate(chunks)]
+    found: dict[int, list[Found]] = {}
+    _be_quiet()
+    with tqdm(total=len(records), desc="look at files", unit="image") as bar:
+        rows = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map_batches(
+            partial(_survey_chunk, with_sizes=with_sizes), batch_size=1
+        )
+        for row in _rows(rows):
+            found[row["number"]] = pickle.loads(row["found"])
+            bar.update(len(found[row["number"]]))
+    return [one for number in range(len(chunks)) for one in found[number]]
+
+
+def _survey_chunk(batch: Batch, *, with_sizes: bool) -> Batch:
+    found = survey(pickle.loads(bytes(batch["chunk"][0])), with_sizes=with_sizes)
+    return {"number": batch["number"], "found": [pickle.dumps(found)]}
+
+
+def encode_shards(
+    shards: Sequence[Shard], records: Sequence[Record], recipe: Recipe, folder: Path, cluster: ClusterConfig
+) -> list[str]:
+    """Make shards; returns one line per row that cannot be used, whose shards are not there.
+
+    Raises:
+        PreparationFailed: A worker failed for another reason than a picture.
+    """
+    if not shards:
+        return []
+    jobs = [{"job": Job(shard.file, shard.shape, [records[row] for row in shard.rows]).packed()} for shard in shards]
+    encoders = min(cluster.num_workers, len(jobs))
+    decoders = min(cluster.num_workers * cluster.decoders, len(jobs))
+    _be_quiet()
+    decoded = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map_batches(
+        _DecodingProcess,
+        fn_constructor_args=(recipe,),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=decoders, max_tasks_in_flight_per_actor=AHEAD),
+        num_cpus=1,
+    )
+    told = decoded.map_batches(
+        ShardEncoder,
+        fn_constructor_args=(recipe, str(folder)),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=encoders, max_tasks_in_flight_per_actor=AHEAD),
+        num_cpus=cluster.cpus_per_worker,
+        num_gpus=1 if cluster.use_gpu else None,
+    )
+    bad: list[str] = []
+    with tqdm(total=sum(len(shard.rows) for shard in shards), desc="prepare", unit="image") as bar:
+        for row in _rows(told):
+            line = json.loads(row["told"])
+            bar.update(line["rows"])
+            bad += line["bad"]
+    return bad
+
+
+class _DecodingProcess(Decoder):
+    def __init__(self, recipe: Recipe) -> None:
+        # Ray hides no GPU from processes that asked for none, and a context in each would take its memory.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        torch.set_num_threads(1)
+        super().__init__(recipe)
+
+
+def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
+    try:
+        yield from dataset.iter_rows()
+    except RayError as error:
+        # The last line of a remote stack trace says what was raised.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise PreparationFailed(
+            f"preparing failed ({reason}); what is finished is kept, mend this and run it again"
+        ) from error
+
+
+def _be_quiet() -> None:
+    # One bar is enough: Ray's own tells of blocks and object stores.
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -1,0 +1,120 @@
+"""Prepare: a dataset to cached latents, features and token ids.
+
+A shard is written whole or not at all and named by the hash of what made it; running again makes only what is missing.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nigaoe.core.errors import DataError
+from nigaoe.core.manifests import PreparedBucket, PreparedManifest, PreparedShard, write_json
+from nigaoe.train.buckets import nearest
+from nigaoe.train.choices import people_columns
+from nigaoe.train.config import DataConfig, TrainConfig
+from nigaoe.train.features import FeatureEncoder, PictureReader, PreparedFeatures, reading, write_features
+from nigaoe.train.preparing import hashes
+from nigaoe.train.preparing.pipeline import encode_shards, survey_rows
+from nigaoe.train.preparing.plan import Shard, fingerprint_of, plan_shards
+from nigaoe.train.preparing.recipe import Recipe, recipe_of
+from nigaoe.train.preparing.requirements import columns_of
+from nigaoe.train.records.reading import read_records, source_fingerprint
+from nigaoe.train.records.record import Record
+from nigaoe.train.records.splitting import training_records
+from nigaoe.train.row_files import is_whole, write_row_file
+
+
+def prepare(config: TrainConfig) -> PreparedManifest:
+    """Encode a whole dataset and write its manifest; Ray must be connected.
+
+    Raises:
+        ConfigError: The base cannot be trained on, or the config asks for views or sizes that cannot be.
+        DataError: The source is wrong, or pictures cannot be read or show no face where the variant reads one; all of
+            those are listed in `bad_files.txt`.
+        PreparationFailed: A worker failed for another reason.
+    """
+    data, recipe = config.data, recipe_of(config)
+    records = training_records(data)
+    reader = PictureReader.load(recipe.variant, recipe.image_encoder, recipe.face_encoder, is_xl=recipe.is_xl)
+    encoder = FeatureEncoder.load(recipe.variant, recipe.image_encoder)
+    made_by = {
+        "vae_hash": hashes.vae_hash(recipe.base),
+        "tokenizer_hash": hashes.tokenizer_hash(recipe.base),
+        "image_encoder_hash": encoder.image_encoder.fingerprint(),
+        "face_encoder_hash": None if recipe.face_encoder is None else hashes.face_encoder_hash(recipe.face_encoder),
+        "preprocessing_hash": hashes.preprocessing_hash(recipe, reader),
+        "reading": reading(recipe.variant),
+    }
+    folder = data.prepared.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    shards, bad = _plan(records, recipe, made_by, data)
+    missing = [shard for shard in shards if not is_whole(folder / shard.file)]
+    bad += encode_shards(missing, records, recipe, folder, config.cluster)
+    _tell_of_bad(bad, len(records), data, folder)
+    rows = [records[row] for shard in shards for row in shard.rows]
+    used = sorted({shard.bucket for shard in shards})
+    manifest = PreparedManifest(
+        fingerprint=fingerprint_of(shards, records),
+        source=data.source,
+        source_fingerprint=source_fingerprint(data),
+        columns=columns_of(data),
+        split_sha256=hashes.file_hash(data.split),
+        held_out_rows=0 if data.split is None else len(read_records(data)) - len(records),
+        quarantine_sha256=hashes.file_hash(data.quarantine),
+        base=config.base,
+        image_encoder=config.image_encoder,
+        face_encoder=config.face_encoder,
+        **made_by,
+        resolution_px=recipe.resolution_px,
+        aspect_ratios=data.aspect_ratios,
+        views=recipe.views,
+        augment=list(recipe.augment),
+        rows=len(rows),
+        conditioned_rows=sum(row.condition is not None for row in rows),
+        identities=len({row.identity for row in rows}),
+        buckets=[
+            PreparedBucket(
+                height=recipe.shapes[bucket].height,
+                width=recipe.shapes[bucket].width,
+                rows=sum(len(shard.rows) for shard in shards if shard.bucket == bucket),
+            )
+            for bucket in used
+        ],
+        shards=[
+            PreparedShard(file=shard.file, bucket=used.index(shard.bucket), rows=len(shard.rows)) for shard in shards
+        ],
+    )
+    nothing = encoder.of_nothing(reader.face_encoder)
+    write_features(PreparedFeatures(manifest.reading, config.face_encoder, nothing), folder, manifest.fingerprint)
+    write_row_file(people_columns(rows), folder / f"index-{manifest.fingerprint}.safetensors")
+    write_json(manifest, folder / "manifest.json")
+    # What processes left that died while they wrote.
+    for part in folder.glob("*.part"):
+        part.unlink(missing_ok=True)
+    return manifest
+
+
+def _plan(
+    records: Sequence[Record], recipe: Recipe, made_by: dict[str, str | None], data: DataConfig
+) -> tuple[list[Shard], list[str]]:
+    """Shards, and a line for each row whose picture has no size and so no place in any."""
+    found = survey_rows(records, with_sizes=len(recipe.shapes) > 1)
+    bad = [f"{record.key}: {one.problem}" for record, one in zip(records, found, strict=True) if one.problem]
+    buckets = [-1 if one.problem else nearest(recipe.shapes, *one.size) if one.size is not None else 0 for one in found]
+    stamps = [one.stamp for one in found]
+    shards = plan_shards(
+        records, stamps, buckets, recipe.shapes, dict(made_by), shard_rows=data.shard_rows, views=recipe.views
+    )
+    return shards, bad
+
+
+def _tell_of_bad(bad: Sequence[str], rows: int, data: DataConfig, folder: Path) -> None:
+    listing = folder / "bad_files.txt"
+    if not bad:
+        listing.unlink(missing_ok=True)
+        return
+    listing.write_text("\n".join(bad) + "\n", encoding="utf-8")
+    raise DataError(
+        f"{bad[0]}; {len(bad)} of {rows} pictures cannot be used, all listed in "
+        f"{str(data.prepared / listing.name)!r}; mend them, or have `nigaoe dataset check` write a list for "
+        f"data.quarantine, and run again: everything else is kept"
+    )

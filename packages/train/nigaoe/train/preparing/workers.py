@@ -1,0 +1,134 @@
+"""The two kinds of processes that prepare: one decodes pictures on the CPU, one encodes them and writes shards."""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray
+import safetensors.numpy
+import torch
+from torch import Tensor
+
+from nigaoe.core.base_parts import load_autoencoder
+from nigaoe.core.bases import encode_pixels
+from nigaoe.core.errors import ImageError
+from nigaoe.train.buckets import Shape
+from nigaoe.train.features import FeatureEncoder, SeenPicture
+from nigaoe.train.preparing.recipe import Recipe
+from nigaoe.train.preparing.rows import RowReader, normalised, prompting
+from nigaoe.train.records.pictures import read_picture
+from nigaoe.train.records.record import Record
+from nigaoe.train.row_files import is_whole, write_row_file
+
+ENCODED_PIXELS = 2**21
+"""Pixels that the autoencoder sees at once: eight pictures of 512 px, for which it needs some 5 GB in float32."""
+ENCODED_CROPS = 32
+"""Pictures that CLIP sees at once."""
+
+Batch = dict[str, Any]
+"""Of one row, as Ray Data gives and takes them."""
+
+
+class Job(NamedTuple):
+    """A shard to be made."""
+
+    file: str
+    shape: Shape
+    records: list[Record]
+
+    def packed(self) -> bytes:
+        """As it travels."""
+        return pickle.dumps(self)
+
+
+class Decoder:
+    """Turns a job into arrays; holds no weights but those of the face encoder."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._reader, self._views = RowReader.load(recipe), list(range(recipe.views))
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Decode the rows of a job, all of them or none."""
+        job: Job = pickle.loads(bytes(batch["job"][0]))
+        decoded, bad = [], []
+        for record in job.records:
+            try:
+                decoded.append(self._row(record, job.shape))
+            except ImageError as error:
+                bad.append(f"{record.key}: {error}")
+        content = b"" if bad else safetensors.numpy.save(_joined(decoded, [record.key for record in job.records]))
+        told = {"file": job.file, "rows": len(job.records), "bad": bad}
+        return {"told": [json.dumps(told)], "decoded": [content]}
+
+    def _row(self, record: Record, shape: Shape) -> dict[str, np.ndarray]:
+        image = read_picture(record.image)
+        views = self._reader.views(record, image, shape, self._views)
+        prompt = prompting(record)
+        seen = self._reader.see(record, image if prompt == record.image else read_picture(prompt))
+        arrays = {
+            "pixels": views.pixels,
+            "time_ids": views.time_ids,
+            "token_ids": self._reader.token_ids(record).numpy().astype(np.int32),
+        }
+        return arrays | {name: value.numpy() for name, value in seen._asdict().items() if value is not None}
+
+
+def _joined(rows: list[dict[str, np.ndarray]], keys: list[str]) -> dict[str, np.ndarray]:
+    """Arrays of a shard from those of its rows; captions are repeated where others have more, and never drawn."""
+    counts = np.array([len(row["token_ids"]) for row in rows], np.int32)
+    most = int(counts.max())
+    names = [key.encode() for key in keys]
+    columns = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name != "token_ids"}
+    return columns | {
+        "token_ids": np.stack([row["token_ids"][np.arange(most) % len(row["token_ids"])] for row in rows]),
+        "num_captions": counts,
+        "keys": np.frombuffer(b"".join(names), np.uint8),
+        "key_ends": np.cumsum([len(name) for name in names]),
+    }
+
+
+class ShardEncoder:
+    """Encodes what was decoded and writes the shard; holds the autoencoder and CLIP."""
+
+    def __init__(self, recipe: Recipe, folder: str) -> None:
+        device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
+        self._folder, self._views = Path(folder), recipe.views
+        # Latents are encoded once and used for ever, so in full precision.
+        self._vae = load_autoencoder(recipe.base, device)
+        self._features = FeatureEncoder.load(recipe.variant, recipe.image_encoder, device)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Write the shard of a decoded job, unless a row of it is bad."""
+        told = json.loads(str(batch["told"][0]))
+        path = self._folder / told["file"]
+        # A process that died may have written the file before anybody heard of it.
+        if not told["bad"] and not is_whole(path):
+            write_row_file(self._encode(safetensors.numpy.load(bytes(batch["decoded"][0]))), path)
+        return {"told": [json.dumps(told)]}
+
+    def _encode(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        pixels = torch.from_numpy(arrays.pop("pixels"))
+        count, views, height, width, _ = pixels.shape
+        at_once = max(1, ENCODED_PIXELS // (height * width))
+        moments = [self._moments(part) for part in pixels.flatten(0, 1).split(at_once)]
+        mean, logvar = (torch.cat(part).unflatten(0, (count, views)).numpy() for part in zip(*moments, strict=True))
+        return {"latent_mean": mean, "latent_logvar": logvar, **self._read(arrays), **arrays}
+
+    def _moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Uint8 [B, H, W, 3] to float16 [B, C, h, w]; docs/decisions/0010 says what the rounding costs."""
+        mean, logvar = encode_pixels(self._vae, normalised(pixels.to(self._vae.device)))
+        return mean.half().cpu(), logvar.half().cpu()
+
+    def _read(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        crops, identities = (
+            None if column is None else torch.from_numpy(column)
+            for column in (arrays.pop("crop", None), arrays.pop("identity", None))
+        )
+        seen = [
+            SeenPicture(None if crops is None else crops[i], None if identities is None else identities[i])
+            for i in range(len(arrays["num_captions"]))
+        ]
+        parts = [self._features.encode(seen[i : i + ENCODED_CROPS]) for i in range(0, len(seen), ENCODED_CROPS)]
+        return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
