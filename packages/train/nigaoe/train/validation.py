@@ -1,8 +1,8 @@
 """Validation beside training: a Ray task that measures a checkpoint on held-out people, while the workers go on.
 
 Nothing that happens in here may touch the run. Ray takes a validation that raises for failed and goes on; but one whose
-process dies (out of memory, a crash of a library) raises in Ray's controller, which then restarts the workers. So what
-Ray calls holds nothing that can die: it starts another task, waits, and turns every end into a result or an exception.
+process dies (out of memory, a crash of a library) raises in Ray's controller and ends the run. So what Ray calls holds
+nothing that can die: it starts another task, waits, and turns every end into a result or an exception.
 """
 
 import json
