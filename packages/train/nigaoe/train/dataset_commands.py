@@ -24,15 +24,13 @@ def check(
     """Look at every picture and caption, list the rows that cannot be used, and write a report."""
     from nigaoe.core.config import load_config
     from nigaoe.core.errors import DataError
-    from nigaoe.train.cluster import connected
     from nigaoe.train.config import TrainConfig
     from nigaoe.train.records.checking import check_dataset
 
     parsed = load_config(config, TrainConfig, overrides or ())
     # Beside the prepared folder, which may be removed and made anew; a config goes on naming the list.
     folder = out or parsed.data.prepared.with_name(f"{parsed.data.prepared.name}-check")
-    with connected(parsed.cluster):
-        report = check_dataset(parsed, folder)
+    report = check_dataset(parsed, folder)
     _print(report)
     typer.echo(f"report: {folder / 'report.html'}")
     left_out = report.rows - report.usable_rows
@@ -71,8 +69,8 @@ def split(
     write_split(made, out)
     if all(record.identity == record.key for record in records):
         typer.echo(
-            f"no row has a column {parsed.data.identity_column!r}: every picture counts as a person of its own, "
-            "and two pictures of one person may be on both sides"
+            "nobody said whose the pictures are: each counts as a person of its own, and pictures of one person may "
+            f"be on both sides; a column {parsed.data.identity_column!r} says it"
         )
     if parsed.data.quarantine is None:
         typer.echo("data.quarantine is not given: copies of one picture may be on both sides")
@@ -88,9 +86,9 @@ def _print(report: "DatasetCheck") -> None:
 
     from nigaoe.train.records.findings import KINDS
 
-    table = Table(title=f"{report.rows:,} rows of {report.identities:,} identities", title_justify="left")
+    table = Table(title=f"{report.usable_rows:,} of {report.rows:,} rows can be used", title_justify="left")
     table.add_column("finding", no_wrap=True)
-    table.add_column("rows", justify="right")
+    table.add_column("count", justify="right")
     table.add_column("then", no_wrap=True)
     table.add_column("such as", overflow="ellipsis", no_wrap=True)
     first: dict[str, str] = {}
