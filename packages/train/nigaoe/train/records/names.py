@@ -1,0 +1,50 @@
+"""Names of pictures as datasets write them, and the files they mean."""
+
+import posixpath
+
+from nigaoe.train.records import storage
+from nigaoe.train.records.record import Picture
+
+PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "jfif", "avif")
+"""Of two files that differ in this only, the first one counts."""
+
+
+def picture_rank(extension: str) -> int:
+    """Place among the extensions of pictures; past the last of them for any other."""
+    return PICTURE_EXTENSIONS.index(extension) if extension in PICTURE_EXTENSIONS else len(PICTURE_EXTENSIONS)
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether a file is a picture by its extension."""
+    return name.rpartition(".")[2].lower() in PICTURE_EXTENSIONS
+
+
+class PictureNames:
+    """Pictures of one folder by name. Whether they exist is left to whoever reads them: asking takes a while each."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = storage.absolute(folder)
+        self._listed: dict[str, dict[str, str]] = {}
+
+    def picture(self, name: str) -> Picture:
+        """The picture of a name: a path in the folder, one from the root, an address, or an ID without extension.
+
+        Raises:
+            DataError: The name is an address of the web, or a folder may not be listed for an ID.
+        """
+        uri = storage.join(self.folder, name)
+        return Picture(uri if is_picture_name(name) else self._completed(uri))
+
+    def _completed(self, uri: str) -> str:
+        folder, base = storage.folder_of(uri), storage.base_name(uri)
+        if folder not in self._listed:
+            self._listed[folder] = _by_stem(storage.list_names(folder))
+        found = self._listed[folder].get(base)
+        return uri if found is None else storage.join(folder, found)
+
+
+def _by_stem(names: list[str]) -> dict[str, str]:
+    """Files by their names, with and without the extension of a picture."""
+    pictures = [name for name in names if is_picture_name(name)]
+    pictures.sort(key=lambda name: (picture_rank(posixpath.splitext(name)[1][1:].lower()), name), reverse=True)
+    return {posixpath.splitext(name)[0]: name for name in pictures} | {name: name for name in names}
