@@ -1,60 +1,16 @@
-"""Captions files, the order of the data, references and drops."""
-
-import json
-from pathlib import Path
+"""The order of the data, references and drops."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nigaoe.core.errors import DataError
 from nigaoe.core.manifests import PreparedManifest
 from nigaoe.train.config import DropConfig
-from nigaoe.train.datasets import read_records
 from nigaoe.train.features import PreparedFeatures
 from nigaoe.train.objective import drop_masks
 from nigaoe.train.prepared import PreparedDataset, ShardedRows
 from nigaoe.train.sampler import rows_at
-
-
-def test_the_original_json_is_read(tmp_path: Path) -> None:
-    rows = [{"image_file": "a.jpg", "text": "one"}, {"image_file": "sub/b.png", "text": "two", "identity": "p"}]
-    (tmp_path / "data.json").write_text(json.dumps(rows))
-    first, second = read_records(tmp_path / "data.json", image_root=Path("/pictures"))
-    assert (first.image, first.captions, first.identity) == (Path("/pictures/a.jpg"), ("one",), "a.jpg")
-    assert (second.image, second.identity) == (Path("/pictures/sub/b.png"), "p")
-
-
-def test_a_csv_with_several_captions_is_read(tmp_path: Path) -> None:
-    (tmp_path / "17.jpg").touch()
-    (tmp_path / "data.csv").write_text('ID,caption_0,caption_1,other\n17,"one, with comma",,x\nb.png,two,three,y\n')
-    first, second = read_records(tmp_path / "data.csv")
-    assert (first.image.name, first.captions) == ("17.jpg", ("one, with comma",))
-    assert second.captions == ("two", "three")
-    assert read_records(tmp_path / "data.csv", caption_columns=["other"])[1].captions == ("y",)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "columns", "word"),
-    [
-        ("data.csv", "ID,caption_0\na.jpg,x\n", ["caption_7"], "caption_7"),
-        ("data.csv", "file,caption_0\na.jpg,x\n", None, "'ID'"),
-        ("data.csv", "ID,text\na.jpg,x\n", None, "caption_columns"),
-        ("data.csv", "ID,caption_0\n", None, "no rows"),
-        ("data.csv", "ID,caption_0\na.jpg,a man, smiling\n", None, "more fields"),
-        ("data.csv", "ID,caption_0\na.jpg,\n", None, "row 1"),
-        ("data.json", "{", None, "JSON"),
-        ("data.json", '{"a": 1}', None, "not a list"),
-        ("data.json", '[{"image": "a", "text": "b"}]', None, "image_file"),
-        ("data.txt", "x", None, ".json nor .csv"),
-    ],
-)
-def test_wrong_files_are_named(tmp_path: Path, name: str, text: str, columns: list[str] | None, word: str) -> None:
-    (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match=word) as caught:
-        read_records(tmp_path / name, caption_columns=columns)
-    assert "\n" not in str(caught.value)
 
 
 @given(st.integers(1, 4), st.integers(1, 7), st.integers(2, 40), st.integers(0, 5))
