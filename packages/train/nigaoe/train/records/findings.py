@@ -69,7 +69,7 @@ KINDS = {
     "extreme_aspect": Kind(
         "Extreme aspect ratio",
         Severity.look,
-        f"Less than {LEAST_SEEN:.0%} of them remain after the cut to the training shape; what is said may not.",
+        f"Less than {LEAST_SEEN:.0%} of each remains after the cut to the training shape; what is said may be gone.",
     ),
     "animated": Kind("Animated", Severity.look, "Only their first frame is read."),
     "cut_caption": Kind("Caption cut", Severity.look, "The text encoder never reads what lies beyond its last token."),
