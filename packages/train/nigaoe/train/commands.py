@@ -90,6 +90,9 @@ def publish(
 
     place = publish_run(out, to, name)
     typer.echo(f"published {place}")
+    if "://" not in place:
+        called = Path(place).name
+        typer.echo(f"  serve: nigaoe serve CONFIG adapters.{called}={place}")
 
 
 def _show_plan(config: "TrainConfig", named: str | None) -> None:

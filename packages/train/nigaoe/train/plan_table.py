@@ -79,7 +79,7 @@ def _run(plan: TrainingPlan) -> Mapping[str, str]:
     else:
         data = "not prepared yet" if config.data.cached else "encoded anew in every step"
     parts = " x ".join(
-        [f"{workers} workers", f"{plan.micro_batch} at once"]
+        [f"{workers} worker{'s' if workers > 1 else ''}", f"{plan.micro_batch} at once"]
         + ([f"{plan.accumulation} times"] if plan.accumulation > 1 else [])
     )
     return {

@@ -1,0 +1,136 @@
+"""A job of a cluster for real: packed, submitted, followed to its end; and one that fails, with its sentence."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nigaoe.core.adapters.files import load_adapter
+from nigaoe.core.config import load_config
+from nigaoe.core.toy.portraits import write_portraits
+from nigaoe.train.config import TrainConfig
+from nigaoe.train.planning import plan
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+TIMEOUT_S = 600
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+@pytest.fixture(scope="module")
+def dashboard() -> Iterator[str]:
+    """A head node of our own, on ports of its own, that ends with the process that started it."""
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    address = f"http://127.0.0.1:{ports['dashboard-port']}"
+    # Sockets lie in there, whose names must be short.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", f"--temp-dir={folder}"]
+        command += ["--node-ip-address=127.0.0.1", "--num-cpus=2", "--object-store-memory=100000000"]
+        command += ["--min-worker-port=0", "--max-worker-port=0", "--include-dashboard=true"]
+        command += [f"--{name}={port}" for name, port in ports.items()]
+        variables = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"}
+        with (Path(folder) / "start.log").open("w+") as log:
+            head = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
+            try:
+                wait_for(address, head, Path(log.name))
+                yield address
+            finally:
+                # It ends what it started, and nothing else that is called Ray.
+                head.terminate()
+                head.wait(timeout=60)
+
+
+def wait_for(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        assert head.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(f"{address}/api/jobs/", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError(log.read_text())
+
+
+def write_config(folder: Path) -> Path:
+    write_portraits(folder / "portraits", people=8, scenes=1, split="train", seed=0)
+    config = {
+        "name": "job",
+        "out": "out",
+        "base": "toy/photo",
+        "image_encoder": "toy/image_encoder",
+        "data": {"source": "portraits/captions.csv", "prepared": "prepared", "shard_rows": 8},
+        "steps": 3,
+        "batch_size": 4,
+        "ema_decay": 0.9,
+        "publish_to": "registry",
+        "cluster": {"num_workers": 1},
+        "tracking": {"mode": "disabled"},
+    }
+    path = folder / "train.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def nigaoe(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nigaoe.core.cli", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_run_is_submitted_followed_and_published(dashboard: str, tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    submit = ("submit", str(path), "--address", dashboard)
+
+    # Nothing is prepared yet: the job says so in its log, and the command ends as it did.
+    failed = nigaoe(tmp_path, *submit, "--name", "too-early")
+    assert failed.returncode == 2, failed.stdout + failed.stderr
+    assert "run `nigaoe prepare` with this config first" in failed.stdout
+    assert "job too-early failed with exit code 2" in failed.stdout
+
+    prepared = nigaoe(tmp_path, "prepare", str(path))
+    assert prepared.returncode == 0, prepared.stdout + prepared.stderr
+    done = nigaoe(tmp_path, *submit, "--code", str(ROOT), "steps=4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trained 4 steps" in done.stdout
+    assert "succeeded" in done.stdout.splitlines()[-1]
+
+    # The job ran in a folder of its own, with the code that it took along, and wrote where the config says.
+    described = json.loads((tmp_path / "out" / "adapter.json").read_text())
+    assert described["steps"] == 4
+    assert described["recipe"]["cluster"]["address"] == "auto"
+    if (ROOT / ".git").exists():
+        assert "+g" in described["code_version"]
+    load_adapter(tmp_path / "registry" / "job")
+
+    # What a plan says of checkpoints is what they take.
+    (checkpoint,) = (tmp_path / "out" / "checkpoints" / "job").glob("checkpoint_*/")
+    written = sum(file.stat().st_size for file in checkpoint.iterdir())
+    planned = plan(load_config(path, TrainConfig)).checkpoint
+    assert written == pytest.approx(sum(planned.values()), rel=0.02)
+
+    taken = nigaoe(tmp_path, *submit, "--name", "too-early", "--no-follow")
+    assert taken.returncode == 2
+    assert "did not take job 'too-early'" in taken.stderr
+    assert "Traceback" not in taken.stderr
