@@ -90,6 +90,8 @@ class Engine:
         # It picks an accelerator when imported, so not before a worker knows its device.
         import deepspeed
 
+        # Collectives for inference on CPUs, that it would compile now: half a minute, where there is a compiler at all.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         optimizer = make_optimizer(objective.adapter, config.optimizer, device)
         settings = deepspeed_config(config, world_size)
         self.engine, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, config=settings)
