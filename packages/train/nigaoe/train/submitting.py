@@ -1,6 +1,7 @@
 """A run as a job of a cluster: its config and code go there, it is followed from here, and goes on without us."""
 
 import asyncio
+import logging
 import os
 import shlex
 import tempfile
@@ -23,6 +24,11 @@ from nigaoe.train.tracking import with_tracking_mode
 RUN_KEY = "nigaoe.run"
 """Metadata of a job: folder of the run that it trains."""
 _CONFIG_VARIABLE = "NIGAOE_TRAIN_CONFIG"
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 _OVERRIDING = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 
 
@@ -126,6 +132,8 @@ def connect(address: str) -> JobSubmissionClient:
     Raises:
         ConfigError: None answers there.
     """
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         with _without(*_OVERRIDING):
             return JobSubmissionClient(address)
