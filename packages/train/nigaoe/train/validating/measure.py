@@ -3,7 +3,7 @@
 import io
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -36,12 +36,21 @@ class NotFinite(NigaoeError):
     """The loss of an adapter is no number, so there is nothing to compare."""
 
 
+Keep = Callable[[Sequence[Person], Sequence[Sequence[Image.Image]]], None]
+"""Is given the people and what was drawn of each."""
+
+
 def measure_adapter(
-    path: Path, step: int, config: TrainConfig, records: Sequence[Record], device: torch.device
+    path: Path,
+    step: int,
+    config: TrainConfig,
+    records: Sequence[Record],
+    device: torch.device,
+    keep: Keep | None = None,
 ) -> ValidationResult:
     """Measure an adapter file on held-out rows; writes the result and its pictures, and returns it.
 
-    The same file gives the same figures.
+    The same file gives the same figures. `keep` is called before anything is written.
 
     Raises:
         NigaoeError: The adapter, the data or the loss is at fault, which a sentence says.
@@ -67,6 +76,8 @@ def measure_adapter(
         raise NotFinite(f"the loss at step {step} is no finite number; lower optimizer.lr")
     drawn = draw(people, base, settings, recipe.resolution_px)
     metrics = losses | likenesses(people, drawn, encoder.image_encoder, faces)
+    if keep is not None:
+        keep(people, drawn)
     _write_grid(labelled_grid(people, drawn, settings.prompts), grid_path(config.out, step))
     result = ValidationResult(
         step=step,
