@@ -26,6 +26,18 @@ def load_config(path: Path, model: type[ConfigT], overrides: Sequence[str] = ())
     Raises:
         ConfigError: The file is missing, is not a YAML mapping, or a value is wrong.
     """
+    values = read_values(path)
+    for override in overrides:
+        _apply(values, override)
+    return parse_config(values, model, str(path))
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """A YAML file as it stands there.
+
+    Raises:
+        ConfigError: It is missing or is not a YAML mapping.
+    """
     if not path.is_file():
         raise ConfigError(f"config file {str(path)!r} does not exist; give the path of a YAML file")
     try:
@@ -35,25 +47,41 @@ def load_config(path: Path, model: type[ConfigT], overrides: Sequence[str] = ())
         raise ConfigError(f"config file {str(path)!r} is not valid YAML ({first_line}); mend its syntax") from None
     if not isinstance(values, dict):
         raise ConfigError(f"config file {str(path)!r} holds no keys; write `key: value` lines")
-    for override in overrides:
-        _apply(values, override)
+    return values
+
+
+def parse_config(values: dict[str, Any], model: type[ConfigT], where: str) -> ConfigT:
+    """Validate what was read; `where`: how messages call the place that it came from.
+
+    Raises:
+        ConfigError: A value is wrong.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {_sentence(error.errors()[0], model)}") from None
+        raise ConfigError(f"{where}: {_sentence(error.errors()[0], model)}") from None
+
+
+def set_value(values: dict[str, Any], key: str, value: object) -> None:
+    """Set `key.path` in nested values.
+
+    Raises:
+        ConfigError: It goes below what is no section.
+    """
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"key {key!r} goes below {parent!r}, which is not a section")
+    values[leaf] = value
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r} is not of the form key.path=value")
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"override {override!r} goes below {parent!r}, which is not a section")
     try:
-        values[leaf] = yaml.safe_load(text)
+        set_value(values, key, yaml.safe_load(text))
     except yaml.YAMLError:
         raise ConfigError(f"override {override!r} has a value that is not YAML; put it in quotes") from None
 
