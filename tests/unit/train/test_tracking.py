@@ -13,7 +13,7 @@ from PIL import Image
 from nigaoe.core.errors import ConfigError
 from nigaoe.train.config import TrackingConfig, TrainConfig
 from nigaoe.train.curves import Series, chart, smoothed, thinned, ticks
-from nigaoe.train.history import ValidationResult, grid_path, read_history, write_validation
+from nigaoe.train.history import ValidationResult, coarser, grid_path, read_history, write_validation
 from nigaoe.train.progress import words
 from nigaoe.train.run_page import write_run_page
 from nigaoe.train.tracking import StepFigures, Tracker, log_last_validations, tracking_mode, with_tracking_mode
@@ -133,6 +133,17 @@ def test_a_line_that_was_cut_by_a_kill_costs_no_other_line(tmp_path: Path) -> No
     history = read_history(tmp_path)
     assert len(history.starts) == 2
     assert [line["step"] for line in history.lines] == [3]
+
+
+def test_many_lines_become_few_and_keep_their_means() -> None:
+    lines = [{"step": step, "loss": float(step), "mfu": None if step % 2 else 0.5} for step in range(1, 1001)]
+    few = coarser(lines, 100)
+    assert len(few) == 100
+    assert few[0] == {"step": 10, "loss": 5.5, "mfu": 0.5}
+    assert few[-1]["step"] == 1000
+    assert sum(line["loss"] for line in few) / 100 == pytest.approx(500.5)
+    assert coarser(lines[:100], 100) == lines[:100]
+    assert coarser([{"step": 1, "mfu": None}, {"step": 2, "mfu": None}], 1) == [{"step": 2, "mfu": None}]
 
 
 def _result(step: int, **changes: Any) -> ValidationResult:

@@ -5,6 +5,7 @@ stand before the start that they were lost to, and do not count.
 """
 
 import json
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,18 @@ def read_history(out: Path) -> RunHistory:
         if event in ("start", None):
             latest = time
     return RunHistory(history.lines, history.starts, history.notes, seconds)
+
+
+def coarser(lines: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """At most so many lines: of neighbours the means, at the step of the last."""
+    count = math.ceil(len(lines) / most)
+    return lines if count <= 1 else [_mean(lines[start : start + count]) for start in range(0, len(lines), count)]
+
+
+def _mean(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    values = {key: [line[key] for line in lines if line.get(key) is not None] for key in lines[-1]}
+    means = {key: sum(known) / len(known) if known else None for key, known in values.items()}
+    return means | {"step": lines[-1]["step"]}
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

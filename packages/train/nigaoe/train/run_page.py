@@ -4,7 +4,7 @@ import io
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from nigaoe.core.atomic import write_whole
 from nigaoe.core.pages import data_uri, render_page
 from nigaoe.train import curves
 from nigaoe.train.curves import smoothed
-from nigaoe.train.history import RunHistory, ValidationResult, grid_path, read_history, read_validations
+from nigaoe.train.history import RunHistory, ValidationResult, coarser, grid_path, read_history, read_validations
 from nigaoe.train.run_charts import chart_groups, median, points_of, waiting_for_data
 
 PAGE_FILE = "report.html"
 EARLIER_GRIDS = 5
+MOST_LINES = 4000
 _THUMBNAIL_PX = 480
 _TEMPLATE = Path(__file__).parent / "run.html.j2"
 
@@ -47,6 +48,9 @@ def write_run_page(out: Path) -> None:
     """Write `report.html` in a run's folder, of what lies there."""
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     history, validations = read_history(out), read_validations(out)
+    notes = [*history.notes, *_notes(validations, history), *_failures(validations)]
+    # Days of training make more lines than a curve has room for, and workers wait for this.
+    history = replace(history, lines=coarser(history.lines, MOST_LINES))
     done = [result for result in validations if result.failure is None]
     grids = _grids(out, done)
     html = render_page(
@@ -59,7 +63,7 @@ def write_run_page(out: Path) -> None:
         groups=[(title, charts) for title, charts in chart_groups(history, done) if charts],
         plot=curves,
         grids=grids,
-        notes=[*history.notes, *_notes(done, history), *_failures(validations)],
+        notes=notes,
         facts=_facts(run),
         starts=[(start, _moment(start.time)) for start in history.starts],
         now=_moment(time.time()),
@@ -129,8 +133,16 @@ def _grid(out: Path, result: ValidationResult, width_px: int | None) -> Grid:
         picture.thumbnail((width_px, picture.height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, format="WEBP", quality=90 if width_px is None else 80)
-    figures = [f"{title} {result.metrics[key]:.3f}" for key, title in _IN_WORDS if key in result.metrics]
+    figures = [
+        f"{title} {result.metrics[key]:.3f}" + _beside(result, f"{key}_shuffled")
+        for key, title in _IN_WORDS
+        if key in result.metrics
+    ]
     return Grid(result.step, data_uri(buffer.getvalue()), path.relative_to(out).as_posix(), ", ".join(figures))
+
+
+def _beside(result: ValidationResult, key: str) -> str:
+    return f" (wrong person {result.metrics[key]:.3f})" if key in result.metrics else ""
 
 
 _IN_WORDS = (("validation_loss", "loss"), ("clip_i", "CLIP-I"), ("identity", "identity"))
@@ -138,7 +150,7 @@ _IN_WORDS = (("validation_loss", "loss"), ("clip_i", "CLIP-I"), ("identity", "id
 
 def _notes(validations: Sequence[ValidationResult], history: RunHistory) -> list[str]:
     notes = []
-    last = validations[-1] if validations else None
+    last = next((result for result in reversed(validations) if result.failure is None), None)
     if last is not None:
         notes.append(
             f"Validation loss: {last.loss_rows} held-out pictures, each once in each band of timesteps, always with "
