@@ -104,6 +104,17 @@ class Frozen:
 # Data
 
 
+def drops(number: float, image: float = 0.05, text: float = 0.05, both: float = 0.05) -> tuple[bool, bool]:
+    """(image dropped, text dropped) by one number in [0, 1): the image alone, the text alone, both, or neither."""
+    if number < image:
+        return True, False
+    if number < image + text:
+        return False, True
+    if number < image + text + both:
+        return True, True
+    return False, False
+
+
 def training_picture(image: Image.Image, side_px: int) -> Tensor:
     """Short side to `side_px`, the middle square, [-1, 1]: float32 [3, side, side]."""
     short, long = sorted(image.size)
