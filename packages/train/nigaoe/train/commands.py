@@ -1,4 +1,4 @@
-"""`nigaoe prepare`, `train`, `submit` and `publish`."""
+"""`nigaoe prepare`, `train`, `submit`, `publish` and `sweep`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -93,6 +93,36 @@ def publish(
     if "://" not in place:
         called = Path(place).name
         typer.echo(f"  serve: nigaoe serve CONFIG adapters.{called}={place}")
+
+
+def sweep(
+    config: Annotated[Path, typer.Argument(help="A YAML file of a training config and a grid.")],
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which runs there are, and run none.")] = False,
+) -> None:
+    """Train once for each combination of what is varied, and compare: one table, one grid of pictures."""
+    from nigaoe.core.config import load_config
+    from nigaoe.core.errors import NigaoeError
+    from nigaoe.train.sweep_cells import SweepConfig, expand
+    from nigaoe.train.sweep_page import PAGE_FILE, print_sweep
+    from nigaoe.train.sweeping import is_trained
+    from nigaoe.train.sweeping import sweep as run
+
+    parsed = load_config(config, SweepConfig, overrides or ())
+    if dry_run:
+        for cell in expand(parsed):
+            scales = ", ".join(f"{scale:g}" for scale in cell.scales)
+            typer.echo(f"{cell.name}: {'trained' if is_trained(cell) else 'to be trained'}, at scale {scales}")
+        return
+    report = run(parsed, typer.echo)
+    print_sweep(report)
+    typer.echo(f"report: {parsed.out / PAGE_FILE}")
+    if report.failures:
+        name, reason = next(iter(report.failures.items()))
+        raise NigaoeError(
+            f"{len(report.failures)} of {len({row.cell for row in report.rows})} runs failed, such as {name!r} "
+            f"({reason}); run it again to go on with what is missing"
+        )
 
 
 def _show_plan(config: "TrainConfig", named: str | None) -> None:

@@ -44,7 +44,7 @@ def duration(seconds: float) -> str:
         if seconds >= unit:
             whole, rest = divmod(round(seconds / size), unit // size)
             return f"{whole} {name} {rest} {smaller}"
-    return f"{seconds:.0f} s" if seconds >= 1 else "less than a second"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def size(count: float) -> str:
