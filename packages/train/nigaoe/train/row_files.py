@@ -102,19 +102,27 @@ class RowFile:
 
 
 def write_row_file(columns: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write columns, whole or not at all, whoever else writes the same file at the same time."""
+    """Write columns, whole or not at all, whoever else writes the same file at the same time.
+
+    Raises:
+        DataError: The folder is gone, full or not to be written to.
+    """
     part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
-    with part.open("wb") as file:
-        file.write(save({name: np.ascontiguousarray(column) for name, column in columns.items()}))
-        file.flush()
-        # Or a power cut could leave the name with nothing behind it.
-        os.fsync(file.fileno())
+    content = save({name: np.ascontiguousarray(column) for name, column in columns.items()})
     try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            # Or a power cut could leave the name with nothing behind it.
+            os.fsync(file.fileno())
         part.replace(path)
-    except FileNotFoundError:
-        # Somebody has finished the same file and tidied up.
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        # Somebody may have finished the same file and tidied up.
         if not path.is_file():
-            raise
+            raise DataError(
+                f"prepared file {str(path)!r} cannot be written ({error.strerror}); see to its folder"
+            ) from None
 
 
 def is_whole(path: Path) -> bool:

@@ -37,7 +37,7 @@ def require_views(views: int, augment: Sequence[Augmentation]) -> None:
     if views > most:
         names = ", ".join(augment) or "nothing"
         raise ConfigError(
-            f"data.views is {views}, and augmenting {names} gives {most}; lower it or add crop to augment"
+            f"data.views is {views} and data.augment ({names}) makes {most} that differ; lower views or augment by crop"
         )
 
 

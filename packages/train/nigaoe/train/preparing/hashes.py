@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from nigaoe.core.base_parts import load_autoencoder, load_tokenizers
+from nigaoe.core.errors import DataError
 from nigaoe.core.models import fingerprint
 from nigaoe.train.features import PictureReader
 from nigaoe.train.preparing.recipe import VERSION, Recipe
@@ -46,12 +47,19 @@ def preprocessing_hash(recipe: Recipe, reader: PictureReader) -> str:
     return _hash([VERSION, recipe.shapes, recipe.views, recipe.augment, reader.processor.to_dict(), reader.face_side])
 
 
-def file_hash(path: Path | str | None) -> str | None:
-    """SHA-256 of a local file; None where there is none."""
-    if path is None or not Path(path).is_file():
+def file_hash(path: Path | None) -> str | None:
+    """SHA-256 of a file of the config; None where it names none.
+
+    Raises:
+        DataError: It is not there.
+    """
+    if path is None:
         return None
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be read ({error.strerror}); mend the path in the config") from None
 
 
 def _hash(value: object) -> str:

@@ -1,8 +1,6 @@
 """The pools on Ray Data: pictures stream from decoders to encoders, one shard at a time; the driver counts."""
 
-import json
 import logging
-import os
 import pickle
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -10,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import ray.data
-import torch
 from ray.exceptions import RayError
 from tqdm import tqdm
 
 from nigaoe.core.errors import NigaoeError
 from nigaoe.train.config import ClusterConfig
+from nigaoe.train.preparing.attempts import forget_attempts
 from nigaoe.train.preparing.plan import Shard
+from nigaoe.train.preparing.processes import Batch, DecodingProcess, EncodingProcess, Told
 from nigaoe.train.preparing.recipe import Recipe
 from nigaoe.train.preparing.survey import Found, survey
-from nigaoe.train.preparing.workers import Batch, Decoder, Job, ShardEncoder
+from nigaoe.train.preparing.workers import Job
 from nigaoe.train.records.record import Record
 
 SURVEYED_ROWS = 4096
@@ -65,20 +64,22 @@ def encode_shards(
     """
     if not shards:
         return []
-    jobs = [{"job": Job(shard.file, shard.shape, [records[row] for row in shard.rows]).packed()} for shard in shards]
+    forget_attempts(folder)
+    jobs = [_job(shard, records) for shard in shards]
     encoders = min(cluster.num_workers, len(jobs))
     decoders = min(cluster.num_workers * cluster.decoders, len(jobs))
+    arguments = (recipe, folder, cluster.max_failures)
     _be_quiet()
     decoded = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map_batches(
-        _DecodingProcess,
-        fn_constructor_args=(recipe,),
+        DecodingProcess,
+        fn_constructor_args=arguments,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=decoders, max_tasks_in_flight_per_actor=AHEAD),
         num_cpus=1,
     )
     told = decoded.map_batches(
-        ShardEncoder,
-        fn_constructor_args=(recipe, str(folder)),
+        EncodingProcess,
+        fn_constructor_args=arguments,
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=encoders, max_tasks_in_flight_per_actor=AHEAD),
         num_cpus=cluster.cpus_per_worker,
@@ -86,29 +87,44 @@ def encode_shards(
     )
     bad: list[str] = []
     with tqdm(total=sum(len(shard.rows) for shard in shards), desc="prepare", unit="image") as bar:
+        lacking = _lacking(encoders * cluster.cpus_per_worker + decoders, encoders * cluster.use_gpu)
+        if lacking:
+            bar.set_postfix_str(lacking)
         for row in _rows(told):
-            line = json.loads(row["told"])
-            bar.update(line["rows"])
-            bad += line["bad"]
+            line = Told.model_validate_json(row["told"])
+            if line.failure is not None:
+                raise PreparationFailed(
+                    f"preparing stopped ({line.failure}); what is finished is kept, mend this and run it again"
+                )
+            bar.update(line.rows)
+            bad += line.bad
     return bad
 
 
-class _DecodingProcess(Decoder):
-    def __init__(self, recipe: Recipe) -> None:
-        # Ray hides no GPU from processes that asked for none, and a context in each would take its memory.
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        torch.set_num_threads(1)
-        super().__init__(recipe)
+def _job(shard: Shard, records: Sequence[Record]) -> dict[str, Any]:
+    told = Told(file=shard.file, rows=len(shard.rows))
+    job = Job(shard.file, shard.shape, [records[row] for row in shard.rows])
+    return {"told": told.model_dump_json(), "content": job.packed()}
+
+
+def _lacking(cpus: float, gpus: float) -> str:
+    """What a cluster would have to get before everything runs, for whoever watches a bar that does not move."""
+    has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    lacks = [
+        f"{wanted:g} {kind}s and has {has.get(kind, 0):g}"
+        for kind, wanted in (("CPU", cpus), ("GPU", gpus))
+        if has.get(kind, 0) < wanted
+    ]
+    return f"the cluster is asked for {', '.join(lacks)}" if lacks else ""
 
 
 def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
     try:
         yield from dataset.iter_rows()
     except RayError as error:
-        # The last line of a remote stack trace says what was raised.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise PreparationFailed(
-            f"preparing failed ({reason}); what is finished is kept, mend this and run it again"
+            f"preparing stopped, for processes of it died ({reason}); what is finished is kept, run it again to go on"
         ) from error
 
 

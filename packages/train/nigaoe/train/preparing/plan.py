@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from nigaoe.train.buckets import Shape
 from nigaoe.train.records.record import Record
 
-BLOCK_BYTES = 256 * 2**20
+BLOCK_BYTES = 128 * 2**20
 """The most that the decoded pictures of a shard take. So much travels at once from a process that decodes to one that
 encodes, and lies in the object store a few times."""
 
@@ -37,8 +37,8 @@ def plan_shards(
 ) -> list[Shard]:
     """Shards in the order of buckets, and in each bucket of rows.
 
-    A shard ends where the hash of a row's key says so, or when it is full. So a row that comes or goes changes the
-    shard that it is in and hardly ever the next one, where shards of equal length would all change from there on.
+    A shard ends when it is full, or earlier where the hash of a row's key says so. So a row that comes or goes changes
+    the shard that it is in and seldom the next ones, where shards of equal length would all change from there on.
     """
     shards = []
     for bucket, shape in enumerate(shapes):
@@ -58,7 +58,7 @@ def plan_shards(
 
 
 def _is_last(key: str, most: int) -> bool:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % most == 0
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % (2 * most) == 0
 
 
 def _identity(record: Record, stamp: str) -> list[object]:

@@ -1,6 +1,6 @@
 """Prepared data serve the config that made them; others are told what is different."""
 
-from nigaoe.core.errors import ConfigError
+from nigaoe.core.errors import ConfigError, DataError
 from nigaoe.core.manifests import PreparedManifest, read_prepared
 from nigaoe.train.config import DataConfig, TrainConfig
 from nigaoe.train.features import reading
@@ -45,7 +45,10 @@ def require_prepared_for(config: TrainConfig) -> PreparedManifest:
         **{name: (manifest.columns.get(name), value) for name, value in columns_of(data).items()},
         "the autoencoder of the base": (manifest.vae_hash, hashes.vae_hash(config.base)),
         "the tokenizer of the base": (manifest.tokenizer_hash, hashes.tokenizer_hash(config.base)),
-        "the content of source": (_short(manifest.source_fingerprint), _short(source_fingerprint(data))),
+        "the content of source": (
+            _short(manifest.source_fingerprint),
+            _short(_listed(data, manifest)),
+        ),
         "split": (_short(manifest.split_sha256), _short(hashes.file_hash(data.split))),
         "quarantine": (_short(manifest.quarantine_sha256), _short(hashes.file_hash(data.quarantine))),
     }
@@ -56,6 +59,14 @@ def require_prepared_for(config: TrainConfig) -> PreparedManifest:
                 f"run `nigaoe prepare` with this config"
             )
     return manifest
+
+
+def _listed(data: DataConfig, manifest: PreparedManifest) -> str:
+    """Fingerprint of the source; the one that was, where there is no source, for prepared data need none."""
+    try:
+        return source_fingerprint(data)
+    except DataError:
+        return manifest.source_fingerprint
 
 
 def _everywhere(name: str | None) -> str | None:

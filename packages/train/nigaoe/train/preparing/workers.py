@@ -1,9 +1,8 @@
 """The two kinds of processes that prepare: one decodes pictures on the CPU, one encodes them and writes shards."""
 
-import json
 import pickle
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import ray
@@ -27,9 +26,6 @@ ENCODED_PIXELS = 2**21
 ENCODED_CROPS = 32
 """Pictures that CLIP sees at once."""
 
-Batch = dict[str, Any]
-"""Of one row, as Ray Data gives and takes them."""
-
 
 class Job(NamedTuple):
     """A shard to be made."""
@@ -44,33 +40,32 @@ class Job(NamedTuple):
 
 
 class Decoder:
-    """Turns a job into arrays; holds no weights but those of the face encoder."""
+    """Turns jobs into arrays; holds no weights but those of the face encoder."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._reader, self._views = RowReader.load(recipe), list(range(recipe.views))
 
-    def __call__(self, batch: Batch) -> Batch:
-        """Decode the rows of a job, all of them or none."""
-        job: Job = pickle.loads(bytes(batch["job"][0]))
-        decoded, bad = [], []
+    def decode(self, packed: bytes) -> tuple[bytes, list[str]]:
+        """Arrays of a packed job, packed; none, and a line for each, where there are rows that cannot be used."""
+        job: Job = pickle.loads(packed)
+        rows, bad = [], []
         for record in job.records:
             try:
-                decoded.append(self._row(record, job.shape))
+                rows.append(self._row(record, job.shape))
             except ImageError as error:
                 bad.append(f"{record.key}: {error}")
-        content = b"" if bad else safetensors.numpy.save(_joined(decoded, [record.key for record in job.records]))
-        told = {"file": job.file, "rows": len(job.records), "bad": bad}
-        return {"told": [json.dumps(told)], "decoded": [content]}
+        content = b"" if bad else safetensors.numpy.save(_joined(rows, [record.key for record in job.records]))
+        return content, bad
 
     def _row(self, record: Record, shape: Shape) -> dict[str, np.ndarray]:
         image = read_picture(record.image)
-        views = self._reader.views(record, image, shape, self._views)
-        prompt = prompting(record)
-        seen = self._reader.see(record, image if prompt == record.image else read_picture(prompt))
+        reader, prompt = self._reader, prompting(record)
+        views = reader.views(record, image, shape, self._views)
+        seen = reader.see(record, image if prompt == record.image else read_picture(prompt))
         arrays = {
             "pixels": views.pixels,
             "time_ids": views.time_ids,
-            "token_ids": self._reader.token_ids(record).numpy().astype(np.int32),
+            "token_ids": reader.token_ids(record).numpy().astype(np.int32),
         }
         return arrays | {name: value.numpy() for name, value in seen._asdict().items() if value is not None}
 
@@ -92,21 +87,19 @@ def _joined(rows: list[dict[str, np.ndarray]], keys: list[str]) -> dict[str, np.
 class ShardEncoder:
     """Encodes what was decoded and writes the shard; holds the autoencoder and CLIP."""
 
-    def __init__(self, recipe: Recipe, folder: str) -> None:
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
         device = "cuda" if torch.cuda.is_available() and ray.get_gpu_ids() else "cpu"
-        self._folder, self._views = Path(folder), recipe.views
+        self._folder = folder
         # Latents are encoded once and used for ever, so in full precision.
         self._vae = load_autoencoder(recipe.base, device)
         self._features = FeatureEncoder.load(recipe.variant, recipe.image_encoder, device)
 
-    def __call__(self, batch: Batch) -> Batch:
-        """Write the shard of a decoded job, unless a row of it is bad."""
-        told = json.loads(str(batch["told"][0]))
-        path = self._folder / told["file"]
+    def write(self, file: str, decoded: bytes) -> None:
+        """Write the shard of packed arrays."""
+        path = self._folder / file
         # A process that died may have written the file before anybody heard of it.
-        if not told["bad"] and not is_whole(path):
-            write_row_file(self._encode(safetensors.numpy.load(bytes(batch["decoded"][0]))), path)
-        return {"told": [json.dumps(told)]}
+        if not is_whole(path):
+            write_row_file(self._encode(safetensors.numpy.load(decoded)), path)
 
     def _encode(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         pixels = torch.from_numpy(arrays.pop("pixels"))
