@@ -142,8 +142,8 @@ def test_objects_are_not_asked_for_one_by_one(store: ObjectStore, caplog: pytest
     caplog.set_level(logging.INFO, "werkzeug")
     read(store.uri("data.csv"))
     requests = [record.getMessage() for record in caplog.records if record.name == "werkzeug"]
-    assert sum("GET" in request for request in requests) >= 2, "the log shows the listing of the folder"
-    assert not any(f"p/{i}.jpg" in request for i in range(ROWS) for request in requests)
+    # The file is asked for and read, its folder listed.
+    assert 3 <= len(requests) <= 5
 
 
 def test_what_is_wrong_with_a_bucket_is_said(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,11 @@ def test_a_file_is_written_whole(tmp_path: Path, store: ObjectStore, bucket: boo
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "file.bin", b"old")
+    path = write(tmp_path / "file.bin", b"older")
+    os.link(path, tmp_path / "link")
+    storage.write_whole(str(path), b"old")
+    assert (tmp_path / "link").read_bytes() == b"older", "whoever has the old file open goes on to read that"
+    (tmp_path / "link").unlink()
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
@@ -211,8 +215,17 @@ def test_a_csv_with_several_captions_is_read(tmp_path: Path) -> None:
     assert read(source, caption_columns=["other"])[1].captions == ("y",)
 
 
+def test_a_relative_source_is_sought_where_the_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        monkeypatch.chdir(write(tmp_path / name / "data.csv", f"ID,text\na.jpg,{name}\n").parent)
+        (record,) = read("data.csv")
+        assert (record.captions, record.image.uri) == ((name,), str(tmp_path / name / "a.jpg"))
+
+
 def test_lines_of_objects_are_read_whatever_the_file_is_called(tmp_path: Path) -> None:
-    lines = '{"file_name": "a.jpg", "text": ["one", "two"]}\n\n{"file_name": "b.jpg", "text": "three\u2028four"}\n'
+    lines = (
+        '{"file_name": "a.jpg", "text": ["one", "two", "one "]}\n\n{"file_name": "b.jpg", "text": "three\u2028four"}\n'
+    )
     for name in ("data.json", "data.jsonl", "data.txt"):
         captions = [record.captions for record in read(write(tmp_path / name, lines))]
         assert captions == [("one", "two"), ("three\u2028four",)]

@@ -32,15 +32,13 @@ class PictureNames:
         Raises:
             DataError: The name is an address of the web, or a folder may not be listed for an ID.
         """
-        uri = storage.join(self.folder, name)
-        return Picture(uri if is_picture_name(name) else self._completed(uri))
+        return Picture(storage.join(self.folder, name if is_picture_name(name) else self._completed(name)))
 
-    def _completed(self, uri: str) -> str:
-        folder, base = storage.folder_of(uri), storage.base_name(uri)
+    def _completed(self, name: str) -> str:
+        folder, base = posixpath.split(name)
         if folder not in self._listed:
-            self._listed[folder] = _by_stem(storage.list_names(folder))
-        found = self._listed[folder].get(base)
-        return uri if found is None else storage.join(folder, found)
+            self._listed[folder] = _by_stem(storage.list_names(storage.join(self.folder, folder)))
+        return posixpath.join(folder, self._listed[folder].get(base, base))
 
 
 def _by_stem(names: list[str]) -> dict[str, str]:

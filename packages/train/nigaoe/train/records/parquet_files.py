@@ -32,7 +32,8 @@ def open_parquet(uri: str) -> Iterator[Any]:
         file = storage.open_file(uri) if location.store else OSFile(location.path)
     with file:
         try:
-            with ParquetFile(file) as parquet:
+            # What several row groups need of a bucket is asked for at once.
+            with ParquetFile(file, pre_buffer=bool(location.store)) as parquet:
                 yield parquet
         except ArrowException as error:
             raise _damaged(uri, error) from None

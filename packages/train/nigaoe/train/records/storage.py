@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -37,7 +38,9 @@ def absolute(uri: str) -> str:
 
 def join(folder: str, name: str) -> str:
     """Address of a file by its path in a folder; a path from the root, or an address, is itself."""
-    return absolute(name) if "://" in name or name.startswith("/") else locate(folder).child(name).uri
+    if "://" in name or name.startswith("/"):
+        return absolute(name)
+    return locate(folder).child(name).uri if name else absolute(folder)
 
 
 def folder_of(uri: str) -> str:
@@ -62,7 +65,9 @@ def stat(uri: str) -> FileStat | None:
     if not location.store:
         with in_a_sentence(location, "read"):
             found = os.stat(location.path)
-            return None if os.path.isdir(location.path) else FileStat(name, uri, found.st_size, found.st_mtime_ns)
+            return (
+                None if os.path.isdir(location.path) else FileStat(name, location.uri, found.st_size, found.st_mtime_ns)
+            )
     with in_a_sentence(location, "read"):
         info = filesystem_of(location).get_file_info(location.path)
     if info.type.name == "NotFound":
@@ -91,8 +96,7 @@ def list_files(folder: str) -> list[FileStat]:
     """
     location = locate(folder)
     with in_a_sentence(location, "read"):
-        found = _walk(location.path) if not location.store else _objects(location)
-        return sorted(found)
+        return sorted(_objects(location) if location.store else _walk(location.path))
 
 
 def list_names(folder: str) -> list[str]:
@@ -106,9 +110,7 @@ def list_names(folder: str) -> list[str]:
         with in_a_sentence(location, "read"):
             if not location.store:
                 return os.listdir(location.path)
-            from pyarrow.fs import FileSelector
-
-            return [info.base_name for info in filesystem_of(location).get_file_info(FileSelector(location.path))]
+            return [info.base_name for info in _infos(location, is_deep=False)]
     except MissingFile:
         return []
 
@@ -136,10 +138,21 @@ def read_bytes(uri: str, start: int | None = None, length: int | None = None) ->
     Raises:
         DataError: Missing (`MissingFile`), or it may not be read.
     """
-    with open_file(uri) as file, in_a_sentence(locate(uri), "read"):
+    location = locate(uri)
+    if location.store and start is not None and length is not None:
+        with in_a_sentence(location, "read"):
+            part: bytes = _kept_open(uri).read_at(length, start)
+            return part
+    with open_file(uri) as file, in_a_sentence(location, "read"):
         if start:
             file.seek(start)
         return file.read() if length is None else file.read(length)
+
+
+@lru_cache(maxsize=32)
+def _kept_open(uri: str) -> Any:
+    """A file of which many parts are read: to open one is a request of its own."""
+    return open_file(uri)
 
 
 def read_many(uris: Sequence[str]) -> Iterator[bytes]:
@@ -186,10 +199,9 @@ def _write_local(path: Path, content: bytes) -> None:
 
 def _missing(location: Location) -> DataError:
     """Whether the file is missing or the whole bucket: asked about a file, a store does not say."""
-    if location.store == "s3":
-        with in_a_sentence(location, "read"):
-            if filesystem_of(location).get_file_info(location.bucket).type.name == "NotFound":
-                raise OSError("NO_SUCH_BUCKET")
+    with in_a_sentence(location, "read"):
+        if filesystem_of(location).get_file_info(location.bucket).type.name == "NotFound":
+            raise OSError("NO_SUCH_BUCKET")
     return MissingFile(f"{location.uri!r} does not exist; mend the path")
 
 
@@ -210,12 +222,18 @@ def _walk(folder: str, above: str = "", parents: frozenset[tuple[int, int]] = fr
 
 
 def _objects(location: Location) -> Iterator[FileStat]:
-    from pyarrow.fs import FileSelector
-
     start = len(location.path) + 1
-    selector = FileSelector(location.path, recursive=True)
-    infos: list[Any] = filesystem_of(location).get_file_info(selector)
-    for info in infos:
+    for info in _infos(location, is_deep=True):
         name = info.path[start:]
         if info.type.name == "File" and not any(part.startswith(".") for part in name.split("/")):
             yield FileStat(name, location.child(name).uri, info.size, info.mtime_ns or 0)
+
+
+def _infos(location: Location, *, is_deep: bool) -> list[Any]:
+    from pyarrow.fs import FileSelector
+
+    try:
+        infos: list[Any] = filesystem_of(location).get_file_info(FileSelector(location.path, recursive=is_deep))
+    except FileNotFoundError:
+        raise _missing(location) from None
+    return infos

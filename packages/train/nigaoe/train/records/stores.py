@@ -58,16 +58,19 @@ class Location:
         return replace(self, path=path)
 
 
-@lru_cache(maxsize=4096)
 def locate(uri: str) -> Location:
     """Take an address apart.
 
     Raises:
         DataError: It leads to no place that can be read, or holds a secret.
     """
-    scheme, is_address, rest = uri.partition("://")
-    if not is_address:
-        return Location("", os.path.abspath(uri))
+    # Not kept, for the working folder may change.
+    return _in_store(uri) if "://" in uri else Location("", os.path.abspath(uri))
+
+
+@lru_cache(maxsize=4096)
+def _in_store(uri: str) -> Location:
+    scheme, _, rest = uri.partition("://")
     if scheme == "file":
         return Location("", os.path.abspath(unquote(rest)))
     if scheme not in STORES:
@@ -132,7 +135,7 @@ def _gs(options: str) -> Any:
         endpoint_override=host or None,
         scheme=scheme,
         anonymous=asked.get("anonymous", "") in ("true", "1"),
-        retry_time_limit=timedelta(seconds=ATTEMPTS * SILENCE_S),
+        retry_time_limit=timedelta(seconds=SILENCE_S),
     )
 
 
@@ -212,6 +215,6 @@ def _cause(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    for start in ("Details: ", "last message of ", "operation: "):
+    for start in ("Details: ", "last message of ", "operation: ", "]="):
         line = line.rpartition(start)[2]
-    return line.partition(" error_info=")[0].partition(" (Request ID")[0][:200].rstrip(" .")
+    return line.partition(" error_info=")[0].partition(" (Request ID")[0][:200].rstrip(" .})")

@@ -1,6 +1,7 @@
 """Parquet: pictures inside, as Hugging Face writes them or as plain bytes, or their names."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from nigaoe.core.errors import DataError
@@ -14,6 +15,10 @@ from nigaoe.train.records.rows import Columns, Listing, Row, choose_columns
 from nigaoe.train.records.sources import Source
 from nigaoe.train.records.storage import FileStat
 
+THREADS = 8
+"""Files are listed so many at a time, for what takes the time is waiting for their storage."""
+GROUPS = 64
+"""Row groups whose texts are read at once."""
 Kept = Literal["inside", "named", "named in path"]
 
 
@@ -24,8 +29,9 @@ def read_parquet(source: Source, data: DataConfig) -> Listing:
         DataError: A file is damaged, or lacks a column.
     """
     listing = Listing()
-    for file in source.files:
-        listing.extend(read_parquet_file(file, data))
+    with ThreadPoolExecutor(THREADS) as pool:
+        for rows in pool.map(lambda file: read_parquet_file(file, data), source.files):
+            listing.extend(rows)
     return listing
 
 
@@ -53,11 +59,11 @@ def _rows(parquet: Any, file: FileStat, columns: Columns, kept: dict[str, Kept],
     wanted = [*texts, *(f"{name}.path" if how == "named in path" else name for name, how in kept.items())]
     wanted = [name for name in wanted if kept.get(name) != "inside"]
     number = 0
-    for group in range(parquet.num_row_groups):
-        count = parquet.metadata.row_group(group).num_rows
-        table = parquet.read_row_group(group, columns=wanted)
+    for start in range(0, parquet.num_row_groups, GROUPS):
+        groups = range(start, min(start + GROUPS, parquet.num_row_groups))
+        table = parquet.read_row_groups(groups, columns=wanted)
         lists = {name: table.column(name).to_pylist() for name in table.column_names}
-        for at in range(count):
+        for at in range(sum(parquet.metadata.row_group(group).num_rows for group in groups)):
             values = {name: cells[at] for name, cells in lists.items()}
             for name, how in kept.items():
                 if how == "inside":
