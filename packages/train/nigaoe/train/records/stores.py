@@ -215,6 +215,13 @@ def _cause(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     line = (str(error).splitlines() or [type(error).__name__])[0]
+    # Without words of its own there is a code at least: `UNKNOWN (HTTP status 500) during HeadObject operation`.
+    _, _, code = line.partition("AWS Error ")
     for start in ("Details: ", "last message of ", "operation: ", "]="):
         line = line.rpartition(start)[2]
-    return line.partition(" error_info=")[0].partition(" (Request ID")[0][:200].rstrip(" .})")
+    line = line.partition(" error_info=")[0].partition(" (Request ID")[0].strip(" .})")
+    return (
+        line
+        if line and line != "No response body"
+        else code.removesuffix("No response body.").rstrip(" :") or "no reason given"
+    )[:200]
