@@ -1,7 +1,6 @@
 """What each variant reads goes through preparation into batches; what it does not read is refused by name."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,14 @@ from nigaoe.core.image_encoders import ImageEncoder
 from nigaoe.core.image_prompts.features import image_features
 from nigaoe.core.images import read_image
 from nigaoe.train import features as features_module
-from nigaoe.train import prepare as prepare_module
+from nigaoe.train.batches import Batch
 from nigaoe.train.config import DropConfig, TrainConfig
+from nigaoe.train.draws import Draws
 from nigaoe.train.job import train
 from nigaoe.train.objective import AdapterObjective
-from nigaoe.train.prepare import ShardEncoder, prepare
 from nigaoe.train.prepared import PreparedDataset
+from nigaoe.train.preparing.requirements import require_prepared_for
+from preparing_here import prepare_here, prepared_here
 
 PICTURES = 3
 
@@ -48,26 +49,22 @@ class _Faces:
 
 
 @pytest.fixture
-def here(tmp_path: Path, tiny_base: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of pictures, prepared in this process and without a model of faces."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of pictures, and no model of faces."""
     for i in range(PICTURES):
         pixels = np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
     rows = "".join(f"{i}.png,a photo {i}\n" for i in range(PICTURES))
     (tmp_path / "captions.csv").write_text("ID,caption_0\n" + rows)
     monkeypatch.setattr(features_module, "load_face_encoder", lambda name: _Faces())
-    monkeypatch.setattr(prepare_module, "_encode_missing", _encode_here)
     return tmp_path
 
 
-def _encode_here(shards: Sequence[dict[str, Any]], settings: dict[str, Any], config: TrainConfig) -> list[str]:
-    """As Ray's actors do it, one shard after the other."""
-    folder = config.data.prepared
-    folder.mkdir(exist_ok=True)
-    encoder = ShardEncoder(settings, config.adapter.variant, config.face_encoder, str(folder))
-    missing = [shard for shard in shards if not (folder / shard["file"]).is_file()]
-    results = [encoder({"job": [json.dumps(shard)]}) for shard in missing]
-    return [line for result in results for line in json.loads(result["bad"][0])]
+def _batch(dataset: PreparedDataset) -> Batch:
+    """All rows of the one bucket, in the order of the dataset."""
+    rows = torch.arange(PICTURES)
+    assert dataset.keys(0, rows) == [f"{i}.png" for i in range(PICTURES)]
+    return dataset.batch(0, rows, [torch.Generator().manual_seed(i) for i in range(PICTURES)])
 
 
 def _config(folder: Path, base: Path, variant: str, **changes: Any) -> TrainConfig:
@@ -78,7 +75,7 @@ def _config(folder: Path, base: Path, variant: str, **changes: Any) -> TrainConf
         "base": str(base),
         "image_encoder": "toy/image_encoder",
         "face_encoder": "dlib" if has_face else None,
-        "data": {"source": folder / "captions.csv", "prepared": folder / "prepared", "shard_rows": 2},
+        "data": {"source": str(folder / "captions.csv"), "prepared": folder / "prepared", "shard_rows": 2},
         "adapter": {"variant": variant},
         "steps": 1,
     }
@@ -99,31 +96,31 @@ def test_what_a_variant_reads_is_prepared_and_trained_on(
     here: Path, tiny_base: Callable[[str], Path], encoder: ImageEncoder, variant: VariantName
 ) -> None:
     config = _config(here, tiny_base("sd"), variant)
-    manifest = prepare(config)
+    prepare_here(config)
     dataset = PreparedDataset.open(config.data.prepared)
     base = load_base(config.base)
     torch.manual_seed(0)
     adapter = IPAdapter.for_unet(base.unet, variant, features=dataset.features.widths, lora_rank=4)
     conditional, unconditional = _expected(adapter, encoder, here)
 
-    batch = dataset.batch(torch.arange(manifest.rows), "same", torch.Generator().manual_seed(0))
+    batch = _batch(dataset)
     assert set(batch.features) == set(adapter.variant.inputs)
     for name, some, none in zip(adapter.variant.inputs, conditional, unconditional, strict=True):
         # Hidden states are kept as float16: 11 bits.
         torch.testing.assert_close(batch.features[name], some, rtol=2**-10, atol=1e-5)
         torch.testing.assert_close(dataset.features.unconditional[name], none)
 
-    draws = torch.full((PICTURES,), 500), torch.randn(batch.latents.shape), torch.full((PICTURES,), 0.5)
+    draws = Draws(torch.full((PICTURES,), 500), torch.randn(batch.latents.shape), torch.full((PICTURES,), 0.5))
     losses = []
     for image in (0.0, 1.0):
         drop = DropConfig(image=image, text=0, both=0)
         objective = AdapterObjective(adapter, base, drop, dataset.features.unconditional)
-        losses.append(objective(batch, *draws))
+        losses.append(objective(batch, draws))
     losses[0].backward()
     assert all(p.grad is not None for p in adapter.parameters())
     nothing = batch._replace(features={k: v.expand_as(batch.features[k]) for k, v in _named(adapter, unconditional)})
     keep = AdapterObjective(adapter, base, DropConfig(image=0, text=0, both=0), dataset.features.unconditional)
-    torch.testing.assert_close(losses[1], keep(nothing, *draws))
+    torch.testing.assert_close(losses[1], keep(nothing, draws))
     assert losses[0] != losses[1]
 
 
@@ -135,34 +132,39 @@ def test_pictures_without_a_face_are_listed_and_the_rest_is_kept(here: Path, tin
     whole = (here / "2.png").read_bytes()
     Image.new("RGB", (64, 64)).save(here / "2.png")
     config = _config(here, tiny_base("sd"), "faceid")
-    with pytest.raises(DataError, match=r"'colours' finds no face in .*2\.png.* 1 of 3 pictures cannot be used"):
-        prepare(config)
+    with pytest.raises(DataError, match=r"'colours' finds no face in .*2\.png.* 1 of 3 rows cannot be used"):
+        prepare_here(config)
     assert "2.png" in (here / "prepared" / "bad_files.txt").read_text()
     assert len(list((here / "prepared").glob("shard-*.safetensors"))) == 1
     (here / "2.png").write_bytes(whole)
-    assert prepare(config).rows == PICTURES
+    assert prepared_here(config)[0].rows == PICTURES
 
 
 def test_data_prepared_for_other_features_are_refused_by_name(here: Path, tiny_base: Callable[[str], Path]) -> None:
     base = tiny_base("sd")
-    prepare(_config(here, base, "plus"))
+    prepare_here(_config(here, base, "plus"))
     with pytest.raises(ConfigError, match=r"holds 'hidden_states', adapter.variant 'base' reads 'image_embeds'; run"):
-        train(_config(here, base, "base"))
-    prepare(_config(here, base, "faceid"))
+        require_prepared_for(_config(here, base, "base"))
+    prepare_here(_config(here, base, "faceid"))
     with pytest.raises(ConfigError, match="holds 'identity', adapter.variant 'portrait-unnormalised' reads 'unnorm"):
-        train(_config(here, base, "portrait-unnormalised"))
+        require_prepared_for(_config(here, base, "portrait-unnormalised"))
     with pytest.raises(ConfigError, match="made with face_encoder 'dlib', the config says 'insightface'"):
-        train(_config(here, base, "faceid", face_encoder="insightface"))
-    for file in (here / "prepared").glob("features-*"):
-        file.unlink()
-    with pytest.raises(DataError, match=r"lacks 'features-.*run `nigaoe prepare` again"):
-        train(_config(here, base, "faceid"))
+        require_prepared_for(_config(here, base, "faceid", face_encoder="insightface"))
+    config = _config(here, base, "faceid")
+    manifest, _ = prepared_here(config)
+    beside = (f"{kind}-{manifest.fingerprint}.safetensors" for kind in ("index", "features"))
+    for name in (manifest.shards[0].file, *beside):
+        (here / "prepared" / name).unlink()
+        with pytest.raises(DataError, match=f"lacks '{name}'.*run `nigaoe prepare` again"):
+            require_prepared_for(config)
+        prepare_here(config)
+    require_prepared_for(config)
 
 
 def test_variants_that_read_the_same_share_their_data(here: Path, tiny_base: Callable[[str], Path]) -> None:
-    first = prepare(_config(here, tiny_base("sd"), "plus")).fingerprint
-    assert prepare(_config(here, tiny_base("sd"), "full-face")).fingerprint == first
-    assert prepare(_config(here, tiny_base("sd"), "base")).fingerprint != first
+    first = prepared_here(_config(here, tiny_base("sd"), "plus"))[0].fingerprint
+    assert prepared_here(_config(here, tiny_base("sd"), "full-face"))[0].fingerprint == first
+    assert prepared_here(_config(here, tiny_base("sd"), "base"))[0].fingerprint != first
 
 
 def test_an_adapter_to_start_from_must_be_the_one_that_is_asked_for(
@@ -170,7 +172,7 @@ def test_an_adapter_to_start_from_must_be_the_one_that_is_asked_for(
 ) -> None:
     base, start = tiny_base("sd"), here / "start.safetensors"
     unet = load_base(str(base)).unet
-    prepare(_config(here, base, "plus"))
+    prepare_here(_config(here, base, "plus"))
     save_adapter(IPAdapter.for_unet(unet, "base", features={"image_embeds": 128}), start)
     with pytest.raises(ConfigError, match="is of variant 'base', the config says 'plus'"):
         train(_config(here, base, "plus", init_from=start))

@@ -60,6 +60,11 @@ class People(NamedTuple):
         return np.where(self.is_conditioned(rows).astype(bool), rows, other)
 
 
+def index_name(fingerprint: str) -> str:
+    """File of the columns of `People` in a prepared folder; by the fingerprint, so that it is never of other shards."""
+    return f"index-{fingerprint}.safetensors"
+
+
 def people_columns(rows: Sequence[Record]) -> dict[str, np.ndarray]:
     """Columns of `People`."""
     numbers = {name: number for number, name in enumerate(dict.fromkeys(row.identity for row in rows))}

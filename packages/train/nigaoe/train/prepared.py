@@ -12,7 +12,7 @@ from torch import Tensor
 from nigaoe.core.adapters.variants import Feature
 from nigaoe.core.manifests import PreparedManifest, read_prepared
 from nigaoe.train.batches import Batch
-from nigaoe.train.choices import Choice, People, choose
+from nigaoe.train.choices import Choice, People, choose, index_name
 from nigaoe.train.features import PreparedFeatures, read_features
 from nigaoe.train.row_files import RowFile
 
@@ -38,7 +38,7 @@ class PreparedDataset:
         counts = np.array([bucket.rows for bucket in manifest.buckets], np.int64)
         self._first = counts.cumsum() - counts
         self._file = lru_cache(maxsize=OPEN_FILES)(self._open_shard)
-        index = RowFile(folder / f"index-{manifest.fingerprint}.safetensors")
+        index = RowFile(folder / index_name(manifest.fingerprint))
         self._people = People(*(partial(index.read_many, name) for name in People._fields))
 
     @classmethod

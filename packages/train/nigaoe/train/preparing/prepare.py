@@ -12,7 +12,7 @@ from typing import TypedDict
 from nigaoe.core.errors import DataError
 from nigaoe.core.manifests import PreparedBucket, PreparedManifest, PreparedShard, write_json
 from nigaoe.train.buckets import nearest
-from nigaoe.train.choices import people_columns
+from nigaoe.train.choices import index_name, people_columns
 from nigaoe.train.config import DataConfig, TrainConfig
 from nigaoe.train.features import FeatureEncoder, PictureReader, PreparedFeatures, reading, write_features
 from nigaoe.train.preparing import hashes
@@ -71,7 +71,7 @@ def prepare(config: TrainConfig) -> PreparedManifest:
     nothing = encoder.of_nothing(reader.face_encoder)
     write_features(PreparedFeatures(manifest.reading, config.face_encoder, nothing), folder, manifest.fingerprint)
     rows = [records[row] for shard in shards for row in shard.rows]
-    write_row_file(people_columns(rows), folder / f"index-{manifest.fingerprint}.safetensors")
+    write_row_file(people_columns(rows), folder / index_name(manifest.fingerprint))
     write_json(manifest, folder / "manifest.json")
     forget_attempts(folder)
     # What processes left that died while they wrote.

@@ -48,7 +48,7 @@ def recipe_of(config: TrainConfig) -> Recipe:
         is_xl=outline.is_xl,
         variant_name=config.adapter.kind.name,
         image_encoder=everywhere(config.image_encoder),
-        face_encoder=None if config.face_encoder is None else _face_encoder_everywhere(config.face_encoder),
+        face_encoder=None if config.face_encoder is None else face_encoder_everywhere(config.face_encoder),
         resolution_px=resolution_px,
         shapes=tuple(bucket_shapes(resolution_px, outline.size_multiple, data.aspect_ratios)),
         views=data.views,
@@ -62,6 +62,7 @@ def everywhere(name: str) -> str:
     return str(path.resolve()) if path.exists() and not name.startswith("toy/") else name
 
 
-def _face_encoder_everywhere(name: str) -> str:
+def face_encoder_everywhere(name: str) -> str:
+    """A face encoder whose files are named by an absolute path."""
     kind, colon, where = name.partition(":")
     return f"{kind}:{Path(where).expanduser().resolve()}" if colon else name

@@ -1,11 +1,16 @@
 """Prepared data serve the config that made them; others are told what is different."""
 
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
 from nigaoe.core.errors import ConfigError, DataError
 from nigaoe.core.manifests import PreparedManifest, read_prepared
+from nigaoe.train.choices import index_name
 from nigaoe.train.config import DataConfig, TrainConfig
-from nigaoe.train.features import reading
+from nigaoe.train.features import read_features, reading
 from nigaoe.train.preparing import hashes
-from nigaoe.train.preparing.recipe import everywhere, recipe_of
+from nigaoe.train.preparing.recipe import everywhere, face_encoder_everywhere, recipe_of
 from nigaoe.train.records.reading import source_fingerprint
 
 
@@ -19,7 +24,7 @@ def require_prepared_for(config: TrainConfig) -> PreparedManifest:
     """The manifest of a config's prepared data.
 
     Raises:
-        DataError: There is none, or of another version.
+        DataError: There is none, or of another version, or a file of it is gone.
         ConfigError: This config would have made others.
     """
     manifest, data, recipe = read_prepared(config.data.prepared), config.data, recipe_of(config)
@@ -29,36 +34,50 @@ def require_prepared_for(config: TrainConfig) -> PreparedManifest:
             f"the prepared dataset holds {manifest.reading!r}, adapter.variant {config.adapter.variant!r} reads "
             f"{wanted!r}; run `nigaoe prepare` with this config"
         )
-    named = {
-        "base": (manifest.base, config.base),
-        "image_encoder": (manifest.image_encoder, config.image_encoder),
-        "face_encoder": (manifest.face_encoder, config.face_encoder),
-    }
-    pairs: dict[str, tuple[object, object]] = {
-        what: pair for what, pair in named.items() if _everywhere(pair[0]) != _everywhere(pair[1])
-    }
-    pairs |= {
-        "resolution_px": (manifest.resolution_px, recipe.resolution_px),
-        "aspect_ratios": (manifest.aspect_ratios, data.aspect_ratios),
-        "views": (manifest.views, recipe.views),
-        "augment": (manifest.augment, list(recipe.augment)),
-        **{name: (manifest.columns.get(name), value) for name, value in columns_of(data).items()},
-        "the autoencoder of the base": (manifest.vae_hash, hashes.vae_hash(config.base)),
-        "the tokenizer of the base": (manifest.tokenizer_hash, hashes.tokenizer_hash(config.base)),
-        "the content of source": (
-            _short(manifest.source_fingerprint),
-            _short(_listed(data, manifest)),
-        ),
-        "split": (_short(manifest.split_sha256), _short(hashes.file_hash(data.split))),
-        "quarantine": (_short(manifest.quarantine_sha256), _short(hashes.file_hash(data.quarantine))),
-    }
+    theirs_face, ours_face = manifest.face_encoder, recipe.face_encoder
+    _require_equal(
+        {
+            "base": (everywhere(manifest.base), recipe.base),
+            "image_encoder": (everywhere(manifest.image_encoder), recipe.image_encoder),
+            "face_encoder": (theirs_face and face_encoder_everywhere(theirs_face), ours_face),
+            "resolution_px": (manifest.resolution_px, recipe.resolution_px),
+            "aspect_ratios": (manifest.aspect_ratios, data.aspect_ratios),
+            "views": (manifest.views, recipe.views),
+            "augment": (manifest.augment, list(recipe.augment)),
+            **{name: (manifest.columns.get(name), value) for name, value in columns_of(data).items()},
+        }
+    )
+    # Of equal names, are they what they were? The image encoder is not asked: whoever has a cache never loads it.
+    face_hash = None if ours_face is None else hashes.face_encoder_hash(ours_face)
+    _require_equal(
+        {
+            "split": (_short(manifest.split_sha256), _short(hashes.file_hash(data.split))),
+            "quarantine": (_short(manifest.quarantine_sha256), _short(hashes.file_hash(data.quarantine))),
+            "the content of source": (_short(manifest.source_fingerprint), _short(_listed(data, manifest))),
+            "the autoencoder of the base": (manifest.vae_hash, hashes.vae_hash(recipe.base)),
+            "the tokenizer of the base": (manifest.tokenizer_hash, hashes.tokenizer_hash(recipe.base)),
+            "the files of face_encoder": (manifest.face_encoder_hash, face_hash),
+        }
+    )
+    _require_whole(data.prepared, manifest)
+    return manifest
+
+
+def _require_whole(folder: Path, manifest: PreparedManifest) -> None:
+    read_features(folder, manifest.fingerprint)
+    there = set(os.listdir(folder))
+    for name in (index_name(manifest.fingerprint), *(shard.file for shard in manifest.shards)):
+        if name not in there:
+            raise DataError(f"prepared dataset {str(folder)!r} lacks {name!r}; run `nigaoe prepare` again")
+
+
+def _require_equal(pairs: Mapping[str, tuple[object, object]]) -> None:
     for what, (theirs, ours) in pairs.items():
         if theirs != ours:
             raise ConfigError(
                 f"the prepared dataset was made with {what} {theirs!r}, the config says {ours!r}; "
                 f"run `nigaoe prepare` with this config"
             )
-    return manifest
 
 
 def _listed(data: DataConfig, manifest: PreparedManifest) -> str:
@@ -67,10 +86,6 @@ def _listed(data: DataConfig, manifest: PreparedManifest) -> str:
         return source_fingerprint(data)
     except DataError:
         return manifest.source_fingerprint
-
-
-def _everywhere(name: str | None) -> str | None:
-    return None if name is None else everywhere(name)
 
 
 def _short(digest: str | None) -> str | None:
