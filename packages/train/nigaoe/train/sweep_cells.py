@@ -22,6 +22,8 @@ SCALE = "scale"
 """The key of a grid that needs no training: how strongly adapters are used when they draw."""
 RESERVED = ("name", "out", "data.prepared", "cluster", "tracking", "publish_to")
 """Keys that a sweep sets itself, or that are the same for all of its runs."""
+_LONGEST = 40
+"""Characters of a value in the name of a run."""
 
 
 class SweepConfig(Config):
@@ -133,4 +135,4 @@ def _short_names(values: Sequence[Any]) -> list[str]:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "none"
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")[:_LONGEST] or "none"
