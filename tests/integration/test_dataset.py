@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
 from nigaoe.core.config import load_config
 from nigaoe.train.config import TrainConfig
+from nigaoe.train.dataset_commands import dataset_app
 from nigaoe.train.records.splitting import held_out_records, training_records
 
 
@@ -70,9 +72,9 @@ def test_a_dataset_is_checked_and_split_and_nothing_is_measured_that_was_learnt(
 
     settings = [f"data.quarantine={out / 'quarantine.jsonl'}"]
     words = [*settings, "--out", str(tmp_path / "split.json"), "--held-out", "0.1"]
-    made = _nigaoe("dataset", "split", config, *words)
-    assert made.returncode == 0, made.stderr
-    assert "held out 4 of 40 identities" in made.stdout
+    made = CliRunner().invoke(dataset_app, ["split", str(config), *words])
+    assert made.exit_code == 0, made.output
+    assert "held out 4 of 40 identities" in made.output
 
     data = load_config(config, TrainConfig, [*settings, f"data.split={tmp_path / 'split.json'}"]).data
     learnt, measured = training_records(data), held_out_records(data)
