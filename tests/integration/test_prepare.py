@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from nigaoe.core.errors import DataError, NigaoeError
+from nigaoe.core.errors import DataError
 from nigaoe.core.toy.portraits import write_portraits
 from nigaoe.train.cluster import connected
 from nigaoe.train.config import TrainConfig
@@ -148,3 +148,28 @@ def test_bad_pictures_are_listed_and_a_killed_encoder_is_made_up_for(
     before = _shards(folder)
     assert prepare(config).fingerprint == manifest.fingerprint
     assert _shards(folder) == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_killed_job_goes_on_where_it_was(portraits: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(_values(portraits, tmp_path, shard_rows=1)))
+    command = [sys.executable, "-m", "nigaoe.core.cli", "prepare", str(tmp_path / "train.yaml")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    folder = tmp_path / "prepared"
+    try:
+        _wait_for_shards(folder, 5)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    # Processes of the cluster notice that it is gone, and may finish a shard before they do.
+    time.sleep(5)
+    kept = _shards(folder)
+    assert 5 <= len(kept) < 48
+    assert not (folder / "manifest.json").exists()
+    result = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert result.returncode == 0, result.stderr
+    assert "prepared 48 images of 24 identities" in result.stdout
+    assert kept.items() <= _shards(folder).items()
+    assert len(_shards(folder)) == 48
+    assert sorted(_keys(folder)) == sorted(path.name for path in portraits.glob("*.jpg"))

@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from nigaoe.train.online import OnlineDataset
 from nigaoe.train.prepared import PreparedDataset
 from nigaoe.train.preparing.attempts import attempt, forget_attempts
 from nigaoe.train.preparing.plan import plan_shards
+from nigaoe.train.preparing.processes import EncodingProcess, Told
+from nigaoe.train.preparing.recipe import recipe_of
 from nigaoe.train.preparing.requirements import require_prepared_for
 from nigaoe.train.records.record import Picture, Record
 from nigaoe.train.row_files import RowFile, is_whole, write_row_file
@@ -331,3 +334,20 @@ def test_a_shard_over_which_processes_die_is_given_up(tmp_path: Path) -> None:
         pass
     with attempt(tmp_path, "shard", -1), attempt(tmp_path, "other", 1):
         pass
+
+
+def _tell(process: EncodingProcess, told: Told) -> Told:
+    said = process({"told": [told.model_dump_json()], "content": [b"no arrays"]})
+    return Told.model_validate_json(said["told"][0])
+
+
+def test_a_process_says_what_stops_it_and_never_raises(tmp_path: Path, tiny_base: Callable[[str], Path]) -> None:
+    recipe = recipe_of(_config(tmp_path, tiny_base("sd")))
+    told = Told(file="shard.safetensors", rows=2)
+    lost = EncodingProcess(replace(recipe, image_encoder=str(tiny_base("sd"))), tmp_path, 3)
+    assert (_tell(lost, told).failure or "").startswith(f"image encoder '{tiny_base('sd')}' cannot be loaded")
+    process = EncodingProcess(recipe, tmp_path, 3)
+    assert (_tell(process, told).failure or "").startswith("SafetensorError: ")
+    assert _tell(process, told.model_copy(update={"bad": ["a.png: black"]})).failure is None
+    nowhere = EncodingProcess(recipe, tmp_path / "missing", 3)
+    assert "cannot be written to (No such file or directory)" in (_tell(nowhere, told).failure or "")
