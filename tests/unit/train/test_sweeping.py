@@ -1,6 +1,7 @@
 """Sweeps before anything runs: cells, their names and folders, what is missing; and the page of what was found."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,9 @@ TRAIN: dict[str, Any] = {
     "steps": 4,
     "validation": {"scale": 0.7},
 }
+
+
+ROOT = Path(__file__).parents[3]
 
 
 def make_sweep(grid: Mapping[str, Sequence[Any]], **changes: Any) -> SweepConfig:
@@ -86,6 +90,14 @@ def test_mistakes_are_named_before_anything_runs(in_tmp: Path, changes: dict[str
         expand(make_sweep(**changes))
     assert all(word in str(caught.value) for word in words), str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/*/sweep.yaml")), ids=lambda path: path.parent.name)
+def test_every_sweep_of_ours_is_valid(path: Path) -> None:
+    sweep = load_config(path, SweepConfig)
+    cells = expand(sweep)
+    runs = math.prod(len(values) for key, values in sweep.grid.items() if key != "scale")
+    assert len({cell.name for cell in cells}) == runs > 1
 
 
 def test_a_training_config_may_be_a_file(in_tmp: Path) -> None:

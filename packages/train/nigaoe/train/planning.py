@@ -107,7 +107,7 @@ def plan(config: TrainConfig) -> TrainingPlan:
         rows=_prepared_rows(config),
         micro_batch=micro_batch,
         flops=count_flops(skeleton, gradient_checkpointing=config.gradient_checkpointing),
-        fixed_memory=_fixed_memory(config, frozen, trainable),
+        fixed_memory=fixed_memory(config, frozen, trainable),
         activations=measure_activations(
             skeleton, gradient_checkpointing=config.gradient_checkpointing, fused=config.cluster.use_gpu
         ),
@@ -163,7 +163,8 @@ def _prepared_rows(config: TrainConfig) -> int | None:
         return None
 
 
-def _fixed_memory(config: TrainConfig, frozen: dict[str, int], trainable: int) -> dict[str, int]:
+def fixed_memory(config: TrainConfig, frozen: dict[str, int], trainable: int) -> dict[str, int]:
+    """`TrainingPlan.fixed_memory` of so many frozen and trainable parameters."""
     workers, stage, offload = config.cluster.num_workers, config.deepspeed.zero_stage, config.deepspeed.offload
     zero = deepspeed_config(config, workers)["zero_optimization"]
     number = 4 if config.precision == "float32" else 2
@@ -184,7 +185,7 @@ def _fixed_memory(config: TrainConfig, frozen: dict[str, int], trainable: int) -
     if stage:
         parts["DeepSpeed's buckets"] = 4 * int(zero.get("reduce_bucket_size", _BUCKET))
     if config.ema_decay is not None:
-        parts["average"] = weights
+        parts["average (first worker)"] = weights
     return {name: size for name, size in parts.items() if size}
 
 
