@@ -2,11 +2,13 @@
 
 import json
 import re
+import struct
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -99,6 +101,7 @@ def test_steps_that_are_taken_again_count_once(tmp_path: Path) -> None:
     assert len(_lines(tmp_path)) == 8, "nothing is taken out of the file"
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 30), st.lists(st.integers(1, 10), max_size=8)), max_size=6))
 def test_histories_only_ever_rise(attempts: list[tuple[int, list[int]]]) -> None:
     """However often and from wherever a run is started again."""
@@ -234,14 +237,39 @@ def test_wandb_keeps_everything_offline(tmp_path: Path, monkeypatch: pytest.Monk
         if start:
             _validated(tmp_path, 10)
         tracker.close()
-    folders = sorted((tmp_path / "wandb").glob("offline-run-*-test"))
-    assert len(folders) >= 1
-    pictures = [path for folder in folders for path in folder.rglob("files/media/images/**/*.png")]
+    pictures = [path for path in (tmp_path / "wandb").rglob("files/media/images/**/*.png")]
     assert len(pictures) == 1
-    logged = b"".join(path.read_bytes() for folder in folders for path in folder.glob("*.wandb"))
-    assert b"grad_norm" in logged
-    assert b"validation/clip_i" in logged
-    assert b"0.625" in logged
+    # Its service goes on writing for a moment after `finish`.
+    deadline = time.monotonic() + 30
+    while len(lines := _wandb_lines(tmp_path)) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [line["step"] for line in lines] == [5, 15, 10]
+    assert [line.get("loss") for line in lines] == [0.625, 0.625, None]
+    assert lines[2]["validation/clip_i"] == 0.8
+    assert lines[2]["validation/pictures/_type"] == "image-file"
+
+
+def _wandb_lines(out: Path) -> list[dict[str, Any]]:
+    """What was logged, as `wandb sync` reads it: a LevelDB log of records, which hold values as JSON."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+    lines = []
+    for path in sorted((out / "wandb").glob("offline-run-*-test/*.wandb")):
+        content, position, part = path.read_bytes(), 7, b""
+        while position + 7 <= len(content):
+            length, kind = struct.unpack("<HB", content[position + 4 : position + 7])
+            if position + 7 + length > len(content):
+                break
+            part += content[position + 7 : position + 7 + length]
+            position += 7 + length
+            # A record ends with a whole one (1) or a last part (4); fewer bytes than a header are left empty.
+            position += -position % 2**15 if -position % 2**15 < 7 else 0
+            if kind in (1, 4):
+                items = Record.FromString(part).history.item
+                values = {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+                lines += [values] if values else []
+                part = b""
+    return lines
 
 
 def test_without_an_account_an_online_run_stays_here_and_says_so(
@@ -296,6 +324,7 @@ def test_the_page_shows_curves_restarts_pictures_and_failures(tmp_path: Path) ->
         assert [x for x, _ in path] == sorted(x for x, _ in path)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e12, 1e12), min_size=1, max_size=60), st.booleans())
 def test_every_curve_lies_between_round_ticks(values: list[float], from_zero: bool) -> None:
     laid_out = chart("title", [Series("label", list(enumerate(values)))], from_zero=from_zero)
@@ -307,6 +336,7 @@ def test_every_curve_lies_between_round_ticks(values: list[float], from_zero: bo
     assert all(min(heights) - 0.11 <= y <= max(heights) + 0.11 for _, y in path)
 
 
+@settings(deadline=None)
 @given(st.floats(-1e9, 1e9), st.floats(1e-9, 1e9), st.integers(2, 6))
 def test_ticks_hold_the_range_between_them(low: float, width: float, about: int) -> None:
     high = low + width

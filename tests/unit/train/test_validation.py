@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
@@ -146,6 +146,7 @@ def _batch(rows: int) -> Batch:
     return Batch(torch.zeros(rows, 4, 2, 2), {}, torch.zeros(rows, 3, dtype=torch.long), torch.zeros(rows, 6))
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 9), st.sampled_from([1000, 20, 7]))
 def test_rows_are_spread_evenly_over_every_band(count: int, at_once: int, train_timesteps: int) -> None:
     keys = [f"row {i}" for i in range(count)]
