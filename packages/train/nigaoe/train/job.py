@@ -4,16 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ray.train import (
-    Checkpoint,
-    CheckpointConfig,
-    FailureConfig,
-    RunConfig,
-    ScalingConfig,
-    ValidationConfig,
-    ValidationTaskConfig,
-)
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nigaoe.core.adapters.files import load_adapter, read_adapter_file
 from nigaoe.core.errors import ConfigError
@@ -30,9 +23,9 @@ from nigaoe.train.progress import ProgressBar, ProgressBoard
 from nigaoe.train.publishing import MANIFEST_NAME, describe_adapter, publish
 from nigaoe.train.records.reading import source_fingerprint
 from nigaoe.train.run_page import write_run_page
-from nigaoe.train.tracking import log_last_validations
+from nigaoe.train.tracking import log_last_validations, with_tracking_mode
 from nigaoe.train.trainable import require_trainable
-from nigaoe.train.validation import validate
+from nigaoe.train.validation import ray_validation
 
 
 def train(config: TrainConfig) -> Path:
@@ -44,14 +37,16 @@ def train(config: TrainConfig) -> Path:
     """
     require_trainable(config.base)
     manifest = require_prepared_for(config) if config.data.cached else None
-    config = with_absolute_paths(config)
+    config = with_tracking_mode(with_absolute_paths(config))
     if config.init_from is not None and manifest is not None:
         _require_start(config, config.init_from, read_features(config.data.prepared, manifest.fingerprint))
     dataset = source_fingerprint(config.data) if manifest is None else manifest.fingerprint
     claim(config, dataset)
     failures.forget(config.out)
     with connected(config.cluster, extra_cpus=0 if config.validation is None else 1):
-        board = ProgressBoard.remote()  # type: ignore[attr-defined]
+        # Beside the driver: of the other machines any may be taken away.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        board = ProgressBoard.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         with ProgressBar(board, config.steps, config.name):
             checkpoint = _fit(config, board)
     adapter = _hand_over(checkpoint, config.out)
@@ -120,19 +115,14 @@ def _trainer(config: TrainConfig, board: Any) -> TorchTrainer:
             storage_path=str(config.out / "checkpoints"),
             failure_config=FailureConfig(
                 max_failures=cluster.max_failures,
-                controller_failure_limit=3,  # type: ignore[call-arg]
+                # An elastic run waits for machines, and now and then for one that Ray has not yet missed.
+                controller_failure_limit=3 if fewest is None else -1,  # type: ignore[call-arg]
             ),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=config.keep_checkpoints, **({} if validation is None else by_validation)
             ),
         ),
-        validation_config=None
-        if validation is None
-        else ValidationConfig(
-            fn=validate,
-            task_config=ValidationTaskConfig(fn_kwargs={"config": told}, timeout_s=validation.timeout_s),
-            ray_remote_kwargs={"num_cpus": 1, "num_gpus": 1 if validation.use_gpu else 0},
-        ),
+        validation_config=ray_validation(config),
     )
 
 
