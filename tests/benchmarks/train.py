@@ -242,14 +242,12 @@ def prepared(world: World, is_tiny: bool) -> PreparedDataset | None:
         prepare_here(world.config)
         return PreparedDataset.open(world.config.data.prepared)
     try:
-        import ray
-
+        from nigaoe.train.cluster import connected
         from nigaoe.train.preparing.prepare import prepare
     except ImportError:
         return None
-    ray.init(include_dashboard=False)
-    prepare(world.config)
-    ray.shutdown()
+    with connected(world.config.cluster, extra_cpus=world.config.cluster.decoders):
+        prepare(world.config)
     return PreparedDataset.open(world.config.data.prepared)
 
 
