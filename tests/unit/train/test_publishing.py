@@ -8,7 +8,7 @@ import torch
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter, save_adapter
-from nigaoe.core.errors import ConfigError, DataError
+from nigaoe.core.errors import AdapterError, ConfigError, DataError
 from nigaoe.core.manifests import AdapterManifest, read_adapter_manifest, write_json
 from nigaoe.serve.config import ServeConfig
 from nigaoe.serve.models import load_models, require_loadable
@@ -16,6 +16,7 @@ from nigaoe.train.config import TrainConfig
 from nigaoe.train.history import ValidationResult, write_validation
 from nigaoe.train.publishing import base_hash, describe_adapter, publish, publish_run
 from nigaoe.train.records.storage import write_whole
+from object_store import object_store
 
 
 @pytest.fixture
@@ -66,6 +67,32 @@ def test_servers_read_what_was_published(finished: Path, adapter: IPAdapter, tmp
     config = ServeConfig(bases=["toy/anime"], image_encoder="toy/image_encoder", adapters={"likeness": place})
     require_loadable(config)
     assert set(load_models(config).adapters) == {"likeness"}
+
+
+def test_servers_read_buckets(
+    finished: Path, adapter: IPAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with object_store() as store:
+        place = publish_run(finished, store.uri("registry"))
+        assert place == store.uri("registry/likeness")
+        config = ServeConfig(bases=["toy/photo"], image_encoder="toy/image_encoder", adapters={"likeness": place})
+        served = load_models(config).adapters["likeness"].state_dict()
+        assert all(torch.equal(value, served[key]) for key, value in adapter.state_dict().items())
+        # Another replica on the machine finds the file there; one whose bucket holds something else is told.
+        (kept,) = (tmp_path / "cache").rglob("adapter.safetensors")
+        load_adapter(place)
+        write_whole(store.uri(f"registry/likeness/versions/{sha_of(finished)[:12]}/adapter.safetensors"), b"torn")
+        load_adapter(place)
+        kept.unlink()
+        with pytest.raises(AdapterError, match=r"is not the file that adapter\.json speaks of"):
+            load_adapter(place)
+        with pytest.raises(AdapterError, match="'s3://pictures/registry/nobody"):
+            load_adapter(store.uri("registry/nobody"))
+
+
+def sha_of(out: Path) -> str:
+    return read_adapter_manifest(out / "adapter.json").sha256
 
 
 def test_what_was_published_before_stays(finished: Path, adapter: IPAdapter, tmp_path: Path) -> None:

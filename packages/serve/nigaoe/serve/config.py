@@ -73,8 +73,9 @@ class ServeConfig(Config):
     """Names as for `load_base`; the first is the default."""
     image_encoder: str | None = None
     """Needed as soon as there is an adapter."""
-    adapters: dict[str, Path] = {}
-    """Name to file; the first is the default. Each must fit every base."""
+    adapters: dict[str, str | Path] = {}
+    """Name to a file, a folder of a registry, or that folder's address (`s3://bucket/registry/name`), of which replicas
+    take what was published last when they start; the first is the default. Each must fit every base."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     num_cpus: float = Field(1.0, ge=0)
     """CPUs that one replica reserves."""

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 import ray
@@ -161,7 +162,10 @@ def _start_failure(message: str) -> str:
 
 def _absolute(config: ServeConfig) -> ServeConfig:
     # Replicas may run in another working directory.
-    return config.model_copy(update={"adapters": {name: path.resolve() for name, path in config.adapters.items()}})
+    found = {name: Path(where) for name, where in config.adapters.items() if Path(where).exists()}
+    return config.model_copy(
+        update={"adapters": config.adapters | {name: path.resolve() for name, path in found.items()}}
+    )
 
 
 def _port(config: ServeConfig) -> int:

@@ -89,10 +89,9 @@ def publish(
     from nigaoe.train.publishing import publish_run
 
     place = publish_run(out, to, name)
+    called = place.partition("?")[0].rpartition("/")[2]
     typer.echo(f"published {place}")
-    if "://" not in place:
-        called = Path(place).name
-        typer.echo(f"  serve: nigaoe serve CONFIG adapters.{called}={place}")
+    typer.echo(f"  serve: nigaoe serve CONFIG adapters.{called}={place}")
 
 
 def sweep(

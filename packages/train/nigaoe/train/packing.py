@@ -72,8 +72,8 @@ def _require_small(code: Path, names: list[Path]) -> None:
     if total > LIMIT_BYTES:
         largest = max(sizes, key=lambda name: sizes[name])
         raise ConfigError(
-            f"the code in {str(code)!r} is {total / 2**20:.0f} MiB, a job takes {LIMIT_BYTES / 2**20:.0f}; let git ignore "
-            f"what is no code, such as {str(largest)!r} of {sizes[largest] / 2**20:.0f} MiB"
+            f"the code in {str(code)!r} is {total / 2**20:.0f} MiB, a job takes {LIMIT_BYTES / 2**20:.0f}; let git "
+            f"ignore what is no code, such as {str(largest)!r} of {sizes[largest] / 2**20:.0f} MiB"
         )
 
 

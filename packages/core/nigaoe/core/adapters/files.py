@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nigaoe.core.adapters.adapter import IPAdapter
+from nigaoe.core.adapters.fetching import fetch_adapter, is_address
 from nigaoe.core.adapters.layouts import Layout, flatten_adapter, nest_adapter
 from nigaoe.core.adapters.variants import Variant, detect_variant, matching_variants
 from nigaoe.core.errors import AdapterError
@@ -118,13 +119,13 @@ def read_adapter_file(path: str | Path) -> StoredAdapter:
     """Read any published layout, told apart by content; a pickle only as weights.
 
     Args:
-        path: A file, a folder with an `adapter.safetensors`, or `toy/adapter`.
+        path: A file, a folder with an `adapter.safetensors`, `toy/adapter`, or an address in a bucket.
 
     Raises:
         AdapterError: Missing, unreadable, or without the weights of an adapter.
         BaseModelError: A name that the toy world does not have.
     """
-    path = _file_at(Path(path))
+    path = fetch_adapter(str(path)) if is_address(path) else _file_at(Path(path))
     where = f"adapter file {str(path)!r}"
     metadata: dict[str, str] = {}
     raw: Any = None
