@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -19,6 +20,7 @@ from nigaoe.train.features import PreparedFeatures, read_features
 from nigaoe.train.loop import train_loop
 from nigaoe.train.places import with_absolute_paths
 from nigaoe.train.preparing.requirements import require_prepared_for
+from nigaoe.train.page_keeper import PageKeeper
 from nigaoe.train.progress import ProgressBar, ProgressBoard
 from nigaoe.train.publishing import MANIFEST_NAME, describe_adapter, publish
 from nigaoe.train.records.reading import source_fingerprint
@@ -47,7 +49,7 @@ def train(config: TrainConfig) -> Path:
         # Beside the driver: of the other machines any may be taken away.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         board = ProgressBoard.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-        with ProgressBar(board, config.steps, config.name):
+        with PageKeeper(config.out), ProgressBar(board, config.steps, config.name):
             checkpoint = _fit(config, board)
     adapter = _hand_over(checkpoint, config.out)
     log_last_validations(config)

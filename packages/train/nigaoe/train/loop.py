@@ -26,7 +26,6 @@ from nigaoe.train.objective import AdapterObjective
 from nigaoe.train.online import OnlineDataset
 from nigaoe.train.planning import flops_per_sample
 from nigaoe.train.prepared import PreparedDataset
-from nigaoe.train.run_page import write_run_page
 from nigaoe.train.shares import ReadyShares, Share, Shares
 from nigaoe.train.state import load_optimizer_state, whole_weights
 from nigaoe.train.tracking import Tracker
@@ -113,7 +112,6 @@ class Worker:
                 self._look(shares.waited_s, share.step + 1)
         if self.tracker is not None:
             self.tracker.close()
-            write_run_page(config.out)
 
     def _step(self, share: Share) -> None:
         lr = learning_rate(share.step, self.config.steps, self.config.optimizer)
@@ -163,8 +161,6 @@ class Worker:
                 origin(config, self.adapter),
                 is_validated=config.validation is not None and (number % config.validation.every == 0 or is_last),
             )
-            if self.rank == 0:
-                write_run_page(config.out)
 
     def _require_numbers(self) -> None:
         step = self.meter.first_bad_step()

@@ -63,6 +63,10 @@ class ProgressBar:
             line = ray.get(self._board.read.remote(), timeout=5)
         except (ray.exceptions.RayError, TimeoutError):
             return
+        if line and self._bar.n == 0:
+            # From here on: the start of a cluster says nothing of how long the steps will take.
+            self._bar.initial = line["step"]
+            self._bar.unpause()
         if line:
             self._bar.n = line["step"]
             self._bar.set_postfix_str(words(line))
