@@ -18,9 +18,9 @@ from nigaoe.train.cluster import connected
 from nigaoe.train.config import TrainConfig
 from nigaoe.train.features import PreparedFeatures, read_features
 from nigaoe.train.loop import train_loop
+from nigaoe.train.page_keeper import PageKeeper
 from nigaoe.train.places import with_absolute_paths
 from nigaoe.train.preparing.requirements import require_prepared_for
-from nigaoe.train.page_keeper import PageKeeper
 from nigaoe.train.progress import ProgressBar, ProgressBoard
 from nigaoe.train.publishing import MANIFEST_NAME, describe_adapter, publish
 from nigaoe.train.records.reading import source_fingerprint
