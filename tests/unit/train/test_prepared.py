@@ -313,6 +313,9 @@ def test_rows_of_a_file_are_read_one_by_one(tmp_path: Path) -> None:
     assert np.array_equal(file.read_many("numbers", np.array([3, 0, 3])), [3, 0, 3])
     with pytest.raises(DataError, match=r"column 'halves' has rows of float16 \[3\]"):
         file.read("halves", 0, 0, out=np.empty(2, np.float16))
+    for name, index, word in [("halves", (4,), "has no row"), ("thirds", (0,), "it has no column 'thirds'")]:
+        with pytest.raises(DataError, match=word):
+            file.read(name, *index)
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
     with pytest.raises(DataError, match=r"cannot be written \(No such file or directory\)"):
         write_row_file(columns, tmp_path / "missing" / "x.safetensors")

@@ -80,7 +80,12 @@ class PictureReader:
                     self.face_encoder, [image], side=self.face_side, is_normalised=is_normalised, names=[name]
                 )
             identity, shown = faces.identity[0], faces.crops[0]
-        return SeenPicture(crop_pictures(self.processor, [shown])[0] if _asks_clip(self.variant) else None, identity)
+        return SeenPicture(crop_pictures(self.processor, [shown])[0] if asks_clip(self.variant) else None, identity)
+
+
+def asks_clip(variant: Variant) -> bool:
+    """Whether it reads anything but an identity."""
+    return bool(set(variant.inputs) - {"identity"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,32 +105,44 @@ class FeatureEncoder:
         return cls(variant, load_image_encoder(image_encoder, device))
 
     def encode(self, seen: Sequence[SeenPicture]) -> dict[Feature, Tensor]:
-        """What the variant reads of pictures, [B, ...] on the CPU.
-
-        Float32, and hidden states float16, for they are by far the largest.
-        """
-        features: dict[Feature, Tensor] = {}
-        identities = [picture.identity for picture in seen if picture.identity is not None]
-        if identities:
-            features["identity"] = torch.stack(identities)
-        crops = [picture.crop for picture in seen if picture.crop is not None]
-        if crops:
-            said = self.image_encoder.look_at_crops(torch.stack(crops))
-            features |= {"image_embeds": said.image_embeds, "hidden_states": said.hidden_states.half()}
-        return {name: features[name].cpu() for name in self.variant.inputs}
+        """See `encode_seen`."""
+        return encode_seen(self.variant, self.image_encoder, seen)
 
     def of_nothing(self, face_encoder: FaceEncoder | None) -> dict[Feature, Tensor]:
-        """What adapters of the variant take for no picture, float32 [1, ...]: see `core.image_prompts.features`."""
-        none: dict[Feature, Tensor] = {"image_embeds": torch.zeros(1, self.image_encoder.embed_dim)}
-        if "hidden_states" in self.variant.inputs:
-            none["hidden_states"] = self.image_encoder.look_at_nothing().hidden_states.cpu()
-        if face_encoder is not None:
-            none["identity"] = torch.zeros(1, face_encoder.dim)
-        return {name: none[name] for name in self.variant.inputs}
+        """See `features_of_nothing`."""
+        return features_of_nothing(self.variant, self.image_encoder, face_encoder)
 
 
-def _asks_clip(variant: Variant) -> bool:
-    return bool(set(variant.inputs) - {"identity"})
+def encode_seen(
+    variant: Variant, image_encoder: ImageEncoder | None, seen: Sequence[SeenPicture]
+) -> dict[Feature, Tensor]:
+    """What a variant reads of pictures, [B, ...] on the CPU; `image_encoder` where it asks CLIP.
+
+    Float32, and hidden states float16, for they are by far the largest.
+    """
+    features: dict[Feature, Tensor] = {}
+    identities = [picture.identity for picture in seen if picture.identity is not None]
+    if identities:
+        features["identity"] = torch.stack(identities)
+    crops = [picture.crop for picture in seen if picture.crop is not None]
+    if crops and image_encoder is not None:
+        said = image_encoder.look_at_crops(torch.stack(crops))
+        features |= {"image_embeds": said.image_embeds, "hidden_states": said.hidden_states.half()}
+    return {name: features[name].cpu() for name in variant.inputs}
+
+
+def features_of_nothing(
+    variant: Variant, image_encoder: ImageEncoder | None, face_encoder: FaceEncoder | None
+) -> dict[Feature, Tensor]:
+    """What adapters of a variant take for no picture, float32 [1, ...]: see `core.image_prompts.features`."""
+    none: dict[Feature, Tensor] = {}
+    if image_encoder is not None:
+        none["image_embeds"] = torch.zeros(1, image_encoder.embed_dim)
+        if "hidden_states" in variant.inputs:
+            none["hidden_states"] = image_encoder.look_at_nothing().hidden_states.cpu()
+    if face_encoder is not None:
+        none["identity"] = torch.zeros(1, face_encoder.dim)
+    return {name: none[name] for name in variant.inputs}
 
 
 @dataclass(frozen=True, eq=False)

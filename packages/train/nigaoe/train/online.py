@@ -13,11 +13,12 @@ from torch import Tensor
 from nigaoe.core.base_parts import load_autoencoder
 from nigaoe.core.bases import Base, encode_pixels
 from nigaoe.core.errors import DataError, ImageError
+from nigaoe.core.image_encoders import ImageEncoder, load_image_encoder
 from nigaoe.train.batches import Batch
 from nigaoe.train.buckets import Shape, nearest
 from nigaoe.train.choices import Choice, People, choose, people_columns
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.features import FeatureEncoder, PreparedFeatures, SeenPicture, reading
+from nigaoe.train.features import PreparedFeatures, SeenPicture, asks_clip, encode_seen, features_of_nothing, reading
 from nigaoe.train.prepared import posterior_samples
 from nigaoe.train.preparing.recipe import recipe_of
 from nigaoe.train.preparing.rows import RowReader, Views, normalised, prompting
@@ -44,7 +45,7 @@ class OnlineDataset:
         rows: Sequence[Sequence[Record]],
         shapes: Sequence[Shape],
         reader: RowReader,
-        encoder: FeatureEncoder,
+        image_encoder: ImageEncoder | None,
         vae: AutoencoderKL,
         *,
         reference: Literal["same", "other"],
@@ -53,11 +54,12 @@ class OnlineDataset:
         """`rows` of each bucket, and its shape; `open` reads them."""
         self._rows, self._shapes = rows, shapes
         self._all = [row for bucket in rows for row in bucket]
-        self._reader, self._encoder, self._vae, self._reference = reader, encoder, vae, reference
+        self._reader, self._clip, self._vae, self._reference = reader, image_encoder, vae, reference
         columns = people_columns(self._all)
         self._people = People(*(columns[name].__getitem__ for name in People._fields))
-        nothing = encoder.of_nothing(reader.pictures.face_encoder)
-        self._features = PreparedFeatures(reading(encoder.variant), face_encoder, nothing)
+        variant = reader.recipe.variant
+        nothing = features_of_nothing(variant, image_encoder, reader.pictures.face_encoder)
+        self._features = PreparedFeatures(reading(variant), face_encoder, nothing)
         self._pool = ThreadPoolExecutor(DECODERS)
 
     @classmethod
@@ -83,7 +85,7 @@ class OnlineDataset:
             [rows[bucket] for bucket in used],
             [recipe.shapes[bucket] for bucket in used],
             RowReader.load(recipe),
-            FeatureEncoder.load(recipe.variant, recipe.image_encoder, base.device),
+            load_image_encoder(recipe.image_encoder, base.device) if asks_clip(recipe.variant) else None,
             # In float32 as the cache is made, whatever the UNet computes in.
             base.vae if base.vae.dtype == torch.float32 else load_autoencoder(recipe.base, base.device),
             reference=data.reference,
@@ -118,7 +120,7 @@ class OnlineDataset:
         )
         pixels = torch.from_numpy(np.concatenate([row.views.pixels for row in decoded]))
         mean, logvar = encode_pixels(self._vae, normalised(pixels.to(self._vae.device)))
-        features = self._encoder.encode([row.seen for row in decoded])
+        features = encode_seen(self._reader.recipe.variant, self._clip, [row.seen for row in decoded])
         return Batch(
             # Rounded as the cache is, so that both train alike.
             latents=posterior_samples(mean.half().cpu(), logvar.half().cpu(), choices),

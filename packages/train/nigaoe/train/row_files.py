@@ -53,41 +53,46 @@ class RowFile:
         if self._handle >= 0:
             os.close(self._handle)
 
-    @property
-    def names(self) -> list[str]:
-        """Of the columns."""
-        return list(self._columns)
-
     def shape(self, name: str) -> tuple[int, ...]:
         """Of a column."""
-        return self._columns[name][1]
+        return self._column(name)[1]
 
     def dtype(self, name: str) -> np.dtype:
         """Of a column."""
-        return self._columns[name][0]
+        return self._column(name)[0]
 
     def read(self, name: str, *index: int, out: np.ndarray | None = None) -> np.ndarray:
         """What a column [N, ...] has at an index; into `out`, contiguous, where that is given.
 
         Raises:
-            DataError: The file is shorter than it was, or its storage does not answer.
+            DataError: The file is shorter than it was or another one, or its storage does not answer.
         """
-        dtype, shape, offset = self._columns[name]
+        dtype, shape, offset = self._column(name)
         if out is None:
             out = np.empty(shape[len(index) :], dtype)
         if out.dtype != dtype or out.shape != shape[len(index) :]:
             raise _damaged(self._path, f"column {name!r} has rows of {dtype} {list(shape[len(index) :])}")
-        position = int(np.ravel_multi_index(index, shape[: len(index)])) if index else 0
+        position = 0
+        for at, length in zip(index, shape, strict=False):
+            if not 0 <= at < length:
+                raise _damaged(self._path, f"column {name!r} of shape {list(shape)} has no row {list(index)}")
+            position = position * length + at
         self._fill(out, offset + position * out.nbytes)
         return out
 
     def read_many(self, name: str, rows: np.ndarray) -> np.ndarray:
         """What a column [N] has at some rows."""
-        dtype, _, offset = self._columns[name]
+        dtype, _, offset = self._column(name)
         out = np.empty(len(rows), dtype)
         for i, row in enumerate(rows.tolist()):
             self._fill(out[i : i + 1], offset + row * dtype.itemsize)
         return out
+
+    def _column(self, name: str) -> tuple[np.dtype, tuple[int, ...], int]:
+        """Type, shape and place."""
+        if name not in self._columns:
+            raise _damaged(self._path, f"it has no column {name!r}")
+        return self._columns[name]
 
     def _fill(self, out: np.ndarray, offset: int) -> None:
         buffer, done = memoryview(out.reshape(-1).view(np.uint8).data), 0

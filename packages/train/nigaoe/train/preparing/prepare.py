@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TypedDict
 
 from nigaoe.core.errors import DataError
+from nigaoe.core.image_encoders import load_image_encoder
 from nigaoe.core.manifests import PreparedBucket, PreparedManifest, PreparedShard, write_json
 from nigaoe.train.buckets import nearest
 from nigaoe.train.choices import index_name, people_columns
 from nigaoe.train.config import DataConfig, TrainConfig
-from nigaoe.train.features import FeatureEncoder, PictureReader, PreparedFeatures, reading, write_features
+from nigaoe.train.features import PictureReader, PreparedFeatures, features_of_nothing, reading, write_features
 from nigaoe.train.preparing import hashes
 from nigaoe.train.preparing.attempts import forget_attempts
 from nigaoe.train.preparing.pipeline import encode_shards, survey_rows
@@ -51,11 +52,11 @@ def prepare(config: TrainConfig) -> PreparedManifest:
     data, recipe, listed = config.data, recipe_of(config), source_fingerprint(config.data)
     records = training_records(data)
     reader = PictureReader.load(recipe.variant, recipe.image_encoder, recipe.face_encoder, is_xl=recipe.is_xl)
-    encoder = FeatureEncoder.load(recipe.variant, recipe.image_encoder)
+    encoder = load_image_encoder(recipe.image_encoder)
     made_by = _MadeBy(
         vae_hash=hashes.vae_hash(recipe.base),
         tokenizer_hash=hashes.tokenizer_hash(recipe.base),
-        image_encoder_hash=encoder.image_encoder.fingerprint(),
+        image_encoder_hash=encoder.fingerprint(),
         face_encoder_hash=None if recipe.face_encoder is None else hashes.face_encoder_hash(recipe.face_encoder),
         preprocessing_hash=hashes.preprocessing_hash(recipe, reader),
         reading=reading(recipe.variant),
@@ -68,7 +69,7 @@ def prepare(config: TrainConfig) -> PreparedManifest:
     bad += encode_shards(missing, records, recipe, folder, config.cluster)
     _tell_of_bad(bad, len(records), data)
     manifest = _manifest(config, recipe, records, shards, made_by, listed)
-    nothing = encoder.of_nothing(reader.face_encoder)
+    nothing = features_of_nothing(recipe.variant, encoder, reader.face_encoder)
     write_features(PreparedFeatures(manifest.reading, config.face_encoder, nothing), folder, manifest.fingerprint)
     rows = [records[row] for shard in shards for row in shard.rows]
     write_row_file(people_columns(rows), folder / index_name(manifest.fingerprint))

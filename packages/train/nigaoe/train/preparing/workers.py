@@ -13,8 +13,9 @@ from torch import Tensor
 from nigaoe.core.base_parts import load_autoencoder
 from nigaoe.core.bases import encode_pixels
 from nigaoe.core.errors import ImageError
+from nigaoe.core.image_encoders import load_image_encoder
 from nigaoe.train.buckets import Shape
-from nigaoe.train.features import FeatureEncoder, SeenPicture
+from nigaoe.train.features import SeenPicture, asks_clip, encode_seen
 from nigaoe.train.preparing.recipe import Recipe
 from nigaoe.train.preparing.rows import RowReader, normalised, prompting
 from nigaoe.train.records.pictures import read_picture
@@ -92,7 +93,8 @@ class ShardEncoder:
         self._folder = folder
         # Latents are encoded once and used for ever, so in full precision.
         self._vae = load_autoencoder(recipe.base, device)
-        self._features = FeatureEncoder.load(recipe.variant, recipe.image_encoder, device)
+        self._variant = recipe.variant
+        self._clip = load_image_encoder(recipe.image_encoder, device) if asks_clip(recipe.variant) else None
 
     def write(self, file: str, decoded: bytes) -> None:
         """Write the shard of packed arrays."""
@@ -123,5 +125,8 @@ class ShardEncoder:
             SeenPicture(None if crops is None else crops[i], None if identities is None else identities[i])
             for i in range(len(arrays["num_captions"]))
         ]
-        parts = [self._features.encode(seen[i : i + ENCODED_CROPS]) for i in range(0, len(seen), ENCODED_CROPS)]
+        parts = [
+            encode_seen(self._variant, self._clip, seen[i : i + ENCODED_CROPS])
+            for i in range(0, len(seen), ENCODED_CROPS)
+        ]
         return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
