@@ -32,9 +32,9 @@ Step = tuple[float, dict[str, torch.Tensor]]
 _settings = engines.deepspeed_config
 
 
-def all_is_split(config: TrainConfig, world_size: int) -> dict[str, Any]:
+def all_is_split(config: TrainConfig, world_size: int, trainable: int) -> dict[str, Any]:
     """Settings under which ZeRO-3 splits even the weights of a tiny world, which it would otherwise leave whole."""
-    settings = _settings(config, world_size)
+    settings = _settings(config, world_size, trainable)
     settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     return settings
 

@@ -36,7 +36,7 @@ class TrainingData(Protocol):
         """What is read of pictures, and of no picture."""
 
     def batch(self, bucket: int, rows: Tensor, generators: Sequence[torch.Generator]) -> Batch:
-        """Rows [B] of a bucket; caption, view, posterior sample and reference of each drawn from a generator of its own.
+        """Rows [B] of a bucket; caption, view, posterior sample and reference of each from a generator of its own.
 
         So a sample does not depend on what else is in the batch, nor on which worker computes it.
         """

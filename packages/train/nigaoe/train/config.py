@@ -8,7 +8,6 @@ from pydantic import Field, field_validator, model_validator
 from nigaoe.core.adapters.variants import Variant, variant_named
 from nigaoe.core.config import Config
 
-
 Format = Literal["json", "jsonl", "csv", "folder", "imagefolder", "parquet", "webdataset"]
 
 
@@ -16,8 +15,8 @@ class DataConfig(Config):
     """Where the pictures are and how they are used."""
 
     source: str
-    """What lists the pictures: a `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder of pictures with `.txt` captions
-    or with `metadata.jsonl`, or WebDataset tars (`shards/{000..099}.tar`); local, NFS or `s3://bucket/...`."""
+    """What lists the pictures: a `.json`, `.jsonl`, `.csv` or `.parquet` file, a folder of pictures with `.txt`
+    captions or with `metadata.jsonl`, or WebDataset tars (`shards/{000..099}.tar`); local, NFS or `s3://bucket/...`."""
     format: Format | None = None
     """Told from the source when absent."""
     image_root: str | None = None
@@ -133,7 +132,7 @@ class DeepSpeedConfig(Config):
     """How DeepSpeed splits a run over its workers; docs/training.md says which to choose."""
 
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """0: nothing is split. 1: optimizer state. 2: gradients too. 3: weights too, those of the frozen base among them."""
+    """0: nothing is split. 1: optimizer state. 2: gradients too. 3: weights too, the frozen base's among them."""
     offload: Literal["none", "optimizer", "all"] = "none"
     """What lies in the CPU's memory: the optimizer state (stage 1 and up), and with `all` the weights (stage 3)."""
 
@@ -248,7 +247,7 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _has_a_held_out_part(self) -> Self:
         if self.validation is not None and self.data.split is None:
-            raise ValueError("validation needs held-out pictures; name the file of `nigaoe dataset split` in data.split")
+            raise ValueError("validation needs held-out pictures; name in data.split what `nigaoe dataset split` wrote")
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,9 @@ from nigaoe.core.errors import ConfigError
 from nigaoe.train.config import OptimizerConfig, TrainConfig
 from nigaoe.train.objective import AdapterObjective
 
+MOST_GATHERED = 100_000_000
+"""Frozen parameters that a worker holds whole at a time under ZeRO-3."""
+
 
 def micro_batch_size(config: TrainConfig, world_size: int) -> int:
     """What a worker computes at once: the largest divisor of its share of a batch that is not more than was asked.
@@ -29,8 +32,11 @@ def micro_batch_size(config: TrainConfig, world_size: int) -> int:
     return max(size for size in range(1, most + 1) if share % size == 0)
 
 
-def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
-    """What DeepSpeed is told. Frozen weights lie in their precision and the adapter in float32, so it casts nothing."""
+def deepspeed_config(config: TrainConfig, world_size: int, trainable: int) -> dict[str, Any]:
+    """What DeepSpeed is told. Frozen weights lie in their precision and the adapter in float32, so it casts nothing.
+
+    `trainable`: parameters.
+    """
     micro = micro_batch_size(config, world_size)
     where = {"optimizer": ("optimizer",), "all": ("optimizer", "param"), "none": ()}[config.deepspeed.offload]
     stage = config.deepspeed.zero_stage
@@ -38,6 +44,11 @@ def deepspeed_config(config: TrainConfig, world_size: int) -> dict[str, Any]:
         "stage": stage,
         # DeepSpeed's own linear layer, put in the place of torch's for the whole process, saves nothing here.
         "memory_efficient_linear": False,
+        # DeepSpeed's own buffer is of 2 GB, whatever there is to reduce.
+        "reduce_bucket_size": min(500_000_000, trainable),
+        # Its own limits are larger than the UNet of SD 1.5, which would then stay gathered.
+        "stage3_max_live_parameters": MOST_GATHERED,
+        "stage3_max_reuse_distance": MOST_GATHERED,
         **{f"offload_{part}": {"device": "cpu", "pin_memory": torch.cuda.is_available()} for part in where},
     }
     return {
@@ -93,7 +104,8 @@ class Engine:
         # Collectives for inference on CPUs, that it would compile now: half a minute, where there is a compiler at all.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         optimizer = make_optimizer(objective.adapter, config.optimizer, device)
-        settings = deepspeed_config(config, world_size)
+        trainable = sum(weight.numel() for weight in objective.adapter.parameters())
+        settings = deepspeed_config(config, world_size, trainable)
         self.engine, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, config=settings)
         if config.deepspeed.zero_stage == 3:
             # A LoRA is read as weights inside an attention layer, for whose calls they must be gathered.

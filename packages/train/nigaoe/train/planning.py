@@ -21,9 +21,6 @@ LIBRARIES_BYTES = GIB
 USABLE = 0.95
 """Of the rest; torch's allocator leaves gaps."""
 
-_BUCKET, _LIVE = 500_000_000, 1_000_000_000
-"""DeepSpeed's own `reduce_bucket_size` and `stage3_max_live_parameters`, in numbers."""
-
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -166,7 +163,7 @@ def _prepared_rows(config: TrainConfig) -> int | None:
 def fixed_memory(config: TrainConfig, frozen: dict[str, int], trainable: int) -> dict[str, int]:
     """`TrainingPlan.fixed_memory` of so many frozen and trainable parameters."""
     workers, stage, offload = config.cluster.num_workers, config.deepspeed.zero_stage, config.deepspeed.offload
-    zero = deepspeed_config(config, workers)["zero_optimization"]
+    zero = deepspeed_config(config, workers, trainable)["zero_optimization"]
     number = 4 if config.precision == "float32" else 2
     parts = {f"{name} (frozen)": count * number for name, count in frozen.items()}
     if "image encoder" in frozen:
@@ -174,7 +171,7 @@ def fixed_memory(config: TrainConfig, frozen: dict[str, int], trainable: int) ->
     weights = 4 * trainable
     if stage == 3:
         unet = parts["UNet (frozen)"]
-        gathered = min(unet, number * int(zero.get("stage3_max_live_parameters", _LIVE)))
+        gathered = min(unet, number * int(zero["stage3_max_live_parameters"]))
         parts["UNet (frozen)"] = 0 if offload == "all" else unet // workers
         parts["UNet (gathered)"] = gathered
     parts["adapter"] = (0 if offload == "all" else weights // workers) if stage == 3 else weights
@@ -183,7 +180,7 @@ def fixed_memory(config: TrainConfig, frozen: dict[str, int], trainable: int) ->
     # ZeRO keeps a copy of its part of the weights beside the moments of it.
     parts["optimizer"] = moments if stage == 0 else 0 if offload != "none" else (moments + weights) // workers
     if stage:
-        parts["DeepSpeed's buckets"] = 4 * int(zero.get("reduce_bucket_size", _BUCKET))
+        parts["DeepSpeed's buckets"] = 4 * int(zero["reduce_bucket_size"])
     if config.ema_decay is not None:
         parts["average (first worker)"] = weights
     return {name: size for name, size in parts.items() if size}

@@ -1,5 +1,6 @@
 """Training progress, from the first worker to whoever started the job."""
 
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import ray
 from tqdm import tqdm
 
-POLL_S = 1.0
+POLL_S, POLL_LOG_S = 1.0, 30.0
+"""In a terminal; in the log of a job, where every look is a line."""
 WORTH_SAYING = 0.05
 """Share of the time that workers wait for data, from which on the bar says so."""
 
@@ -55,7 +57,7 @@ class ProgressBar:
         self._bar.close()
 
     def _follow(self) -> None:
-        while not self._stop.wait(POLL_S):
+        while not self._stop.wait(POLL_S if sys.stderr.isatty() else POLL_LOG_S):
             self._show()
 
     def _show(self) -> None:
