@@ -67,7 +67,7 @@ class PreparedManifest(_Manifest):
     views: int
     augment: list[str]
     preprocessing_hash: str
-    """Of shapes, views and the preprocessing of both encoders."""
+    """Of views and of the preprocessing of both encoders."""
     rows: int
     conditioned_rows: int
     """Rows whose prompting picture the source names."""

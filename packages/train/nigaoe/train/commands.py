@@ -15,14 +15,17 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Changes to it, as k
 def prepare(config: ConfigPath, overrides: Overrides = None) -> None:
     """Encode a folder of pictures and captions once, so that training need not."""
     from nigaoe.core.config import load_config
-    from nigaoe.train.cluster import connected
     from nigaoe.train.config import TrainConfig
     from nigaoe.train.preparing.prepare import prepare as run
 
     parsed = load_config(config, TrainConfig, overrides or ())
-    with connected(parsed.cluster, extra_cpus=parsed.cluster.num_workers * parsed.cluster.decoders):
-        manifest = run(parsed)
-    typer.echo(f"prepared {manifest.rows} images of {manifest.identities} identities in {parsed.data.prepared}")
+    manifest = run(parsed)
+    shapes = ", ".join(f"{bucket.rows} of {bucket.width}x{bucket.height} px" for bucket in manifest.buckets)
+    held_out = f"; {manifest.held_out_rows} held out" if manifest.held_out_rows else ""
+    typer.echo(
+        f"prepared {manifest.rows} images of {manifest.identities} identities in {parsed.data.prepared} "
+        f"({shapes}{held_out})"
+    )
 
 
 def train(

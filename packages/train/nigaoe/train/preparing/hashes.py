@@ -43,8 +43,8 @@ def face_encoder_hash(name: str) -> str:
 
 
 def preprocessing_hash(recipe: Recipe, reader: PictureReader) -> str:
-    """Of all that is done to a picture before an encoder sees it."""
-    return _hash([VERSION, recipe.shapes, recipe.views, recipe.augment, reader.processor.to_dict(), reader.face_side])
+    """Of all that is done to a picture before an encoder sees it, but for the shape of its bucket."""
+    return _hash([VERSION, recipe.views, recipe.augment, reader.processor.to_dict(), reader.face_side])
 
 
 def file_hash(path: Path | None) -> str | None:

@@ -2,7 +2,8 @@
 
 import logging
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ray.exceptions import RayError
 from tqdm import tqdm
 
 from nigaoe.core.errors import NigaoeError
+from nigaoe.train.cluster import connected
 from nigaoe.train.config import ClusterConfig
 from nigaoe.train.preparing.attempts import forget_attempts
 from nigaoe.train.preparing.plan import Shard
@@ -31,15 +33,14 @@ class PreparationFailed(NigaoeError):
     """A worker gave up; the shards that are finished are kept."""
 
 
-def survey_rows(records: Sequence[Record], *, with_sizes: bool) -> list[Found]:
-    """`survey` on all CPUs of the cluster."""
+def survey_rows(records: Sequence[Record], cluster: ClusterConfig, *, with_sizes: bool) -> list[Found]:
+    """`survey` on all CPUs of the cluster, unless there are few rows."""
     if len(records) <= SURVEYED_ROWS:
         return survey(records, with_sizes=with_sizes)
     chunks = [records[start : start + SURVEYED_ROWS] for start in range(0, len(records), SURVEYED_ROWS)]
     jobs = [{"number": number, "chunk": pickle.dumps(chunk)} for number, chunk in enumerate(chunks)]
     found: dict[int, list[Found]] = {}
-    _be_quiet()
-    with tqdm(total=len(records), desc="look at files", unit="image") as bar:
+    with _running(cluster), tqdm(total=len(records), desc="look at files", unit="image") as bar:
         rows = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map_batches(
             partial(_survey_chunk, with_sizes=with_sizes), batch_size=1
         )
@@ -65,11 +66,35 @@ def encode_shards(
     if not shards:
         return []
     forget_attempts(folder)
+    bad: list[str] = []
+    with (
+        _running(cluster),
+        tqdm(total=sum(len(shard.rows) for shard in shards), desc="prepare", unit="image") as bar,
+    ):
+        for told in _told(shards, records, (recipe, folder, cluster.max_failures), cluster, bar.set_postfix_str):
+            if told.failure is not None:
+                raise PreparationFailed(
+                    f"preparing stopped ({told.failure}); what is finished is kept, mend this and run it again"
+                )
+            bar.update(told.rows)
+            bad += told.bad
+    return bad
+
+
+def _told(
+    shards: Sequence[Shard],
+    records: Sequence[Record],
+    arguments: tuple[object, ...],
+    cluster: ClusterConfig,
+    note: Callable[[str], None],
+) -> Iterator[Told]:
+    """What becomes of each shard, in the order in which they are finished."""
     jobs = [_job(shard, records) for shard in shards]
     encoders = min(cluster.num_workers, len(jobs))
     decoders = min(cluster.num_workers * cluster.decoders, len(jobs))
-    arguments = (recipe, folder, cluster.max_failures)
-    _be_quiet()
+    lacking = _lacking(encoders * cluster.cpus_per_worker + decoders, encoders * cluster.use_gpu)
+    if lacking:
+        note(lacking)
     decoded = ray.data.from_items(jobs, override_num_blocks=len(jobs)).map_batches(
         DecodingProcess,
         fn_constructor_args=arguments,
@@ -77,7 +102,7 @@ def encode_shards(
         compute=ray.data.ActorPoolStrategy(size=decoders, max_tasks_in_flight_per_actor=AHEAD),
         num_cpus=1,
     )
-    told = decoded.map_batches(
+    encoded = decoded.map_batches(
         EncodingProcess,
         fn_constructor_args=arguments,
         batch_size=1,
@@ -85,20 +110,7 @@ def encode_shards(
         num_cpus=cluster.cpus_per_worker,
         num_gpus=1 if cluster.use_gpu else None,
     )
-    bad: list[str] = []
-    with tqdm(total=sum(len(shard.rows) for shard in shards), desc="prepare", unit="image") as bar:
-        lacking = _lacking(encoders * cluster.cpus_per_worker + decoders, encoders * cluster.use_gpu)
-        if lacking:
-            bar.set_postfix_str(lacking)
-        for row in _rows(told):
-            line = Told.model_validate_json(row["told"])
-            if line.failure is not None:
-                raise PreparationFailed(
-                    f"preparing stopped ({line.failure}); what is finished is kept, mend this and run it again"
-                )
-            bar.update(line.rows)
-            bad += line.bad
-    return bad
+    return (Told.model_validate_json(row["told"]) for row in _rows(encoded))
 
 
 def _job(shard: Shard, records: Sequence[Record]) -> dict[str, Any]:
@@ -128,7 +140,13 @@ def _rows(dataset: Any) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def _be_quiet() -> None:
-    # One bar is enough: Ray's own tells of blocks and object stores.
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+@contextmanager
+def _running(cluster: ClusterConfig) -> Iterator[None]:
+    """The cluster that runs already, or one for as long as it is needed."""
+    with ExitStack() as stack:
+        if not ray.is_initialized():
+            stack.enter_context(connected(cluster, extra_cpus=cluster.num_workers * cluster.decoders))
+        # One bar is enough: Ray's own tells of blocks and object stores.
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        yield

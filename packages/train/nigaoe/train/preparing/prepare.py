@@ -14,7 +14,7 @@ from nigaoe.core.image_encoders import load_image_encoder
 from nigaoe.core.manifests import PreparedBucket, PreparedManifest, PreparedShard, write_json
 from nigaoe.train.buckets import nearest
 from nigaoe.train.choices import index_name, people_columns
-from nigaoe.train.config import DataConfig, TrainConfig
+from nigaoe.train.config import ClusterConfig, DataConfig, TrainConfig
 from nigaoe.train.features import PictureReader, PreparedFeatures, features_of_nothing, reading, write_features
 from nigaoe.train.preparing import hashes
 from nigaoe.train.preparing.attempts import forget_attempts
@@ -41,7 +41,7 @@ class _MadeBy(TypedDict):
 
 
 def prepare(config: TrainConfig) -> PreparedManifest:
-    """Encode a whole dataset and write its manifest; Ray must be connected.
+    """Encode a whole dataset and write its manifest; a cluster runs only while something is encoded.
 
     Raises:
         ConfigError: The base cannot be trained on, or the config asks for views or sizes that cannot be.
@@ -62,7 +62,7 @@ def prepare(config: TrainConfig) -> PreparedManifest:
         reading=reading(recipe.variant),
     )
     folder = _made(data.prepared)
-    shards, bad = _plan(records, recipe, made_by, data)
+    shards, bad = _plan(records, recipe, made_by, data, config.cluster)
     with ThreadPoolExecutor(THREADS) as pool:
         are_there = list(pool.map(is_whole, (folder / shard.file for shard in shards)))
     missing = [shard for shard, is_there in zip(shards, are_there, strict=True) if not is_there]
@@ -92,10 +92,10 @@ def _made(folder: Path) -> Path:
 
 
 def _plan(
-    records: Sequence[Record], recipe: Recipe, made_by: _MadeBy, data: DataConfig
+    records: Sequence[Record], recipe: Recipe, made_by: _MadeBy, data: DataConfig, cluster: ClusterConfig
 ) -> tuple[list[Shard], list[str]]:
     """Shards, and a line for each row whose picture has no size and so no place in any."""
-    found = survey_rows(records, with_sizes=len(recipe.shapes) > 1)
+    found = survey_rows(records, cluster, with_sizes=len(recipe.shapes) > 1)
     bad = [f"{record.key}: {one.problem}" for record, one in zip(records, found, strict=True) if one.problem]
     buckets = [-1 if one.problem else nearest(recipe.shapes, *one.size) if one.size is not None else 0 for one in found]
     stamps = [one.stamp for one in found]
