@@ -1,7 +1,7 @@
 """The published training step of IP-Adapter, said again in plain torch: one process, no cache, nothing of nigaoe.
 
-After arXiv 2308.06721, sec. 3.2 and 4.1, and what its authors' scripts for the base, Plus and FaceID do beyond it:
-pictures resized by their short side (bilinear) and centre-cropped, frozen encoders in every step, one mean squared
+After arXiv 2308.06721, sec. 3.2 and 4.1, and what its authors' scripts for the base, Plus, FaceID and SDXL do beyond
+it: pictures resized by their short side (bilinear) and centre-cropped, frozen encoders in every step, one mean squared
 error, AdamW. What is random can be given, so that two implementations can be given the same.
 
 B rows, T text tokens, M image tokens, C text width, [h, w] latents.
@@ -20,7 +20,13 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import CLIPImageProcessorPil, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+)
 
 Kind = Literal["base", "plus", "faceid"]
 
@@ -47,8 +53,12 @@ class Pixels(NamedTuple):
     """[B, T]."""
     drops_image: Tensor
     """bool [B]."""
-    identity: Tensor | None
+    identity: Tensor | None = None
     """[B, I]."""
+    token_ids_2: Tensor | None = None
+    """Of SDXL's second encoder, [B, T]."""
+    time_ids: Tensor | None = None
+    """What SDXL reads: original height and width, top and left of the crop, height and width, [B, 6]."""
 
 
 class Encoded(NamedTuple):
@@ -60,6 +70,8 @@ class Encoded(NamedTuple):
     """What the projection reads, [B, ...]."""
     text_states: Tensor
     """[B, T, C]."""
+    added: dict[str, Tensor] | None = None
+    """What SDXL reads beside."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +85,13 @@ class Frozen:
     image_encoder: CLIPVisionModelWithProjection
     processor: CLIPImageProcessorPil
     scheduler: DDPMScheduler
+    text_encoder_2: CLIPTextModelWithProjection | None = None
+    """SDXL's."""
+    tokenizer_2: CLIPTokenizer | None = None
 
     @classmethod
     def load(cls, base: str | Path, image_encoder: str | Path) -> "Frozen":
-        """A diffusers folder of Stable Diffusion 1.x or 2.x, and a CLIP vision folder."""
+        """A diffusers folder of Stable Diffusion, and a CLIP vision folder."""
         full: dict[str, Any] = {"torch_dtype": torch.float32}
         seeing = CLIPVisionModelWithProjection.from_pretrained(image_encoder, dtype=torch.float32)
         parts: dict[str, Any] = {
@@ -85,8 +100,14 @@ class Frozen:
             "text_encoder": CLIPTextModel.from_pretrained(base, subfolder="text_encoder", dtype=torch.float32),
             "image_encoder": seeing,
         }
+        if (Path(base) / "text_encoder_2").is_dir():
+            parts["text_encoder_2"] = CLIPTextModelWithProjection.from_pretrained(
+                base, subfolder="text_encoder_2", dtype=torch.float32
+            )
         for model in parts.values():
             model.eval().requires_grad_(False)
+        if "text_encoder_2" in parts:
+            parts["tokenizer_2"] = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer_2")
         return cls(
             **parts,
             tokenizer=CLIPTokenizer.from_pretrained(base, subfolder="tokenizer"),
@@ -115,66 +136,62 @@ def drops(number: float, image: float = 0.05, text: float = 0.05, both: float = 
     return False, False
 
 
-def training_picture(image: Image.Image, side_px: int) -> Tensor:
-    """Short side to `side_px`, the middle square, [-1, 1]: float32 [3, side, side]."""
+def training_picture(image: Image.Image, side_px: int) -> tuple[Tensor, list[int]]:
+    """Short side to `side_px`, the middle square, [-1, 1]: float32 [3, side, side], and top and left of the square."""
     short, long = sorted(image.size)
     long = int(side_px * long / short)
     size = (side_px, long) if image.width <= image.height else (long, side_px)
     image = image.resize(size, Image.Resampling.BILINEAR)
     left, top = round((image.width - side_px) / 2), round((image.height - side_px) / 2)
     pixels = np.array(image.crop((left, top, left + side_px, top + side_px)))
-    return torch.from_numpy(pixels).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5)
+    return torch.from_numpy(pixels).permute(2, 0, 1).float().div(255).sub(0.5).div(0.5), [top, left]
 
 
-class Pictures(Dataset[dict[str, Any]]):
+class Pictures(Dataset[dict[str, Tensor]]):
     """Files, decoded anew each time."""
 
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        tokenizer: CLIPTokenizer,
-        processor: CLIPImageProcessorPil,
-        side_px: int,
-    ) -> None:
-        self.samples, self.tokenizer, self.processor, self.side_px = samples, tokenizer, processor, side_px
+    def __init__(self, frozen: Frozen, samples: Sequence[Sample], side_px: int) -> None:
+        self.samples, self.side_px, self.processor = samples, side_px, frozen.processor
+        self.tokenizer, self.tokenizer_2 = frozen.tokenizer, frozen.tokenizer_2
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
         sample = self.samples[index]
         raw = Image.open(sample.path)
-        ids = self.tokenizer(
-            "" if sample.drops_text else sample.text,
-            max_length=self.tokenizer.model_max_length,
-            padding="max_length",
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        return {
-            "images": training_picture(raw.convert("RGB"), self.side_px),
+        text = "" if sample.drops_text else sample.text
+        pixels, corner = training_picture(raw.convert("RGB"), self.side_px)
+        row = {
+            "images": pixels,
             "clip_images": torch.as_tensor(self.processor(images=raw, return_tensors="pt").pixel_values[0]),
-            "token_ids": ids[0],
+            "token_ids": token_ids(self.tokenizer, [text])[0],
             "drops_image": torch.tensor(sample.drops_image),
-            "identity": sample.identity,
         }
+        if sample.identity is not None:
+            row["identity"] = sample.identity
+        if self.tokenizer_2 is not None:
+            row["token_ids_2"] = token_ids(self.tokenizer_2, [text])[0]
+            row["time_ids"] = torch.tensor([raw.height, raw.width, *corner, self.side_px, self.side_px]).float()
+        return row
 
 
-def collate(rows: Sequence[dict[str, Any]]) -> Pixels:
+def token_ids(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
+    """Padded and cut, int64 [B, T]."""
+    settings: dict[str, Any] = {"max_length": tokenizer.model_max_length, "padding": "max_length", "truncation": True}
+    return tokenizer(list(texts), return_tensors="pt", **settings).input_ids  # type: ignore[no-any-return]
+
+
+def collate(rows: Sequence[dict[str, Tensor]]) -> Pixels:
     """Rows to a batch."""
-
-    def stacked(key: str) -> Tensor:
-        return torch.stack([row[key] for row in rows])
-
-    identity = None if rows[0]["identity"] is None else stacked("identity")
-    return Pixels(stacked("images"), stacked("clip_images"), stacked("token_ids"), stacked("drops_image"), identity)
+    return Pixels(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
 
 def loader(
-    frozen: Frozen, samples: Sequence[Sample], side_px: int, batch_size: int, num_workers: int
+    frozen: Frozen, samples: Sequence[Sample], side_px: int, batch_size: int, num_workers: int = 0
 ) -> Iterator[Pixels]:
     """Batches in the order of the samples. The published default is 0 workers."""
-    data = Pictures(samples, frozen.tokenizer, frozen.processor, side_px)
+    data = Pictures(frozen, samples, side_px)
     return iter(DataLoader(data, batch_size, collate_fn=collate, num_workers=num_workers))
 
 
@@ -339,8 +356,9 @@ class PlainAdapter(nn.Module):
         if kind == "base":
             self.image_proj = ImageProjection(int(seen.projection_dim), width)
         elif kind == "plus":
-            # 12 heads of 64 are what the width of 768 makes.
-            self.image_proj = Resampler(int(seen.hidden_size), width, width, min(12, max(1, width // 64)))
+            # 12 heads of 64 are what the width of 768 makes; those for SDXL, whose text is 2048 wide, have 20.
+            dim, most = (1280, 20) if width > 1024 else (width, 12)
+            self.image_proj = Resampler(int(seen.hidden_size), dim, width, min(most, max(1, dim // 64)))
         else:
             self.image_proj = IdentityProjection(identity_dim, width)
         layers = [unet.get_submodule(name.removesuffix(".processor")) for name in unet.attn_processors]
@@ -349,11 +367,9 @@ class PlainAdapter(nn.Module):
         )
         unet.set_attn_processor(dict(zip(unet.attn_processors, self.ip_adapter, strict=True)))
 
-    def forward(
-        self, unet: UNet2DConditionModel, noisy: Tensor, timesteps: Tensor, text: Tensor, seen: Tensor
-    ) -> Tensor:
-        context = torch.cat([text, self.image_proj(seen)], dim=1)
-        return unet(noisy, timesteps, context).sample  # type: ignore[no-any-return]
+    def forward(self, unet: UNet2DConditionModel, noisy: Tensor, timesteps: Tensor, given: Encoded) -> Tensor:
+        context = torch.cat([given.text_states, self.image_proj(given.features)], dim=1)
+        return unet(noisy, timesteps, context, added_cond_kwargs=given.added).sample  # type: ignore[no-any-return]
 
 
 # Step
@@ -376,7 +392,19 @@ def encode(frozen: Frozen, kind: Kind, pixels: Pixels, posterior_noise: Tensor |
         features = frozen.image_encoder(clip_images, output_hidden_states=True).hidden_states[-2]
     else:
         features = frozen.image_encoder(pixels.clip_images.to(device, dtype)).image_embeds * ~dropped[:, None]
-    return Encoded(latents, features, frozen.text_encoder(pixels.token_ids.to(device))[0])
+    return Encoded(latents, features, *encode_text(frozen, pixels))
+
+
+@torch.no_grad()
+def encode_text(frozen: Frozen, pixels: Pixels) -> tuple[Tensor, dict[str, Tensor] | None]:
+    """States [B, T, C], and what SDXL reads beside them."""
+    device = frozen.unet.device
+    if frozen.text_encoder_2 is None or pixels.token_ids_2 is None or pixels.time_ids is None:
+        return frozen.text_encoder(pixels.token_ids.to(device))[0], None
+    first = frozen.text_encoder(pixels.token_ids.to(device), output_hidden_states=True)
+    second = frozen.text_encoder_2(pixels.token_ids_2.to(device), output_hidden_states=True)
+    states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+    return states, {"text_embeds": second[0], "time_ids": pixels.time_ids.to(device)}
 
 
 def loss_of(
@@ -396,7 +424,7 @@ def loss_of(
     noisy = frozen.scheduler.add_noise(latents, noise, timesteps)
     is_mixed = frozen.dtype != frozen.unet.dtype
     with torch.autocast(latents.device.type, frozen.dtype, enabled=is_mixed):
-        predicted = adapter(frozen.unet, noisy, timesteps, encoded.text_states, encoded.features)
+        predicted = adapter(frozen.unet, noisy, timesteps, encoded)
     target = noise
     if frozen.scheduler.config.prediction_type == "v_prediction":
         # Beyond the published script, which takes every base for one that predicts noise.

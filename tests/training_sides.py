@@ -29,6 +29,7 @@ from plain_training import (
     loader,
     loss_of,
     make_optimizer,
+    token_ids,
     train_on,
 )
 from training_worlds import Size
@@ -178,7 +179,7 @@ def _loss_given(ours: Ours, plain: Plain, share: Share, samples: Sequence[Sample
     """Of a plain step on the latents and embeddings of a share."""
     (batch, draws), device, frozen = share.parts[0], ours.world.device, plain.frozen
     texts = ["" if sample.drops_text else sample.text for sample in samples]
-    ids = frozen.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+    ids = token_ids(frozen.tokenizer, texts)
     kept = torch.tensor([not sample.drops_image for sample in samples])[:, None]
     with torch.no_grad():
         text = frozen.text_encoder(ids.to(device))[0]

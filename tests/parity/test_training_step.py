@@ -26,22 +26,37 @@ from nigaoe.core.bases import load_base
 from nigaoe.core.image_encoders import ImageEncoder
 from nigaoe.core.images import read_image
 from nigaoe.core.models import locate
-from nigaoe.core.pixels import centre_crop, to_tensor
+from nigaoe.core.pixels import to_tensor
 from nigaoe.train.batches import Batch
+from nigaoe.train.buckets import Shape
 from nigaoe.train.choices import choose
 from nigaoe.train.config import DropConfig, TrainConfig
 from nigaoe.train.draws import Draws, sample_generator
 from nigaoe.train.objective import AdapterObjective
 from nigaoe.train.prepared import PreparedDataset
 from nigaoe.train.shares import Shares
-from plain_training import Encoded, Frozen, Kind, Pictures, PlainAdapter, Sample, collate, drops, encode, loss_of
+from nigaoe.train.views import cut, time_ids, view_of
+from plain_training import (
+    Encoded,
+    Frozen,
+    Kind,
+    Pictures,
+    PlainAdapter,
+    Sample,
+    collate,
+    drops,
+    encode,
+    loss_of,
+    token_ids,
+)
 from preparing_here import prepare_here
 from tiny_worlds import SIDE_PX, moved_adapter
 
 TOLERANCE = 1e-5
 DROP = DropConfig(image=0.25, text=0.25, both=0.25)
-UNIFORM = torch.tensor([0.1, 0.3, 0.6, 0.9])
-"""Of four rows: the image dropped, the text, both, neither."""
+UNIFORM = {"sd": torch.tensor([0.1, 0.3, 0.6, 0.9]), "sdxl": torch.tensor([0.1, 0.9, 0.8, 0.2])}
+"""Of four rows: the image dropped, the text, both, neither. For SDXL never the text: the published script encodes an
+empty prompt, ours reads the zeros that pipelines read there."""
 TIMESTEPS = torch.tensor([20, 350, 700, 980])
 IDENTITY, RANK = 16, 4
 PLAIN = {"numpy", "torch", "diffusers", "transformers", "PIL"}
@@ -88,7 +103,7 @@ def test_the_plain_step_knows_nothing_of_nigaoe() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("base_kind", ["sd", "sd2"])
+@pytest.mark.parametrize("base_kind", ["sd", "sd2", "sdxl"])
 def test_a_step_from_files(
     tiny_base: Callable[[str], Path], encoder: ImageEncoder, photos: list[Path], kind: Kind, base_kind: str
 ) -> None:
@@ -100,17 +115,21 @@ def test_a_step_from_files(
     identities = torch.randn(len(photos), IDENTITY)
     posterior_noise, noise = torch.randn(2, len(photos), 4, 8, 8)
 
+    uniform, side = UNIFORM.get(base_kind, UNIFORM["sd"]), Shape(base.default_size_px, base.default_size_px)
     samples = [
-        Sample(path, f"a photo {i}", drops_image=i in (0, 2), drops_text=i in (1, 2), identity=identities[i])
+        Sample(path, f"a photo {i}", *drops(float(uniform[i]), DROP.image, DROP.text, DROP.both), identities[i])
         for i, path in enumerate(photos)
     ]
-    pictures = Pictures(samples, frozen.tokenizer, frozen.processor, side_px=base.default_size_px)
+    pictures = Pictures(frozen, samples, side.width)
     encoded = encode(frozen, kind, collate([pictures[i] for i in range(len(pictures))]), posterior_noise)
     theirs = loss_of(plain, frozen, encoded, noise, TIMESTEPS)
     theirs.backward()
 
     images = [read_image(path) for path in photos]
-    mean, logvar = base.encode_images(torch.stack([to_tensor(centre_crop(i, base.default_size_px)) for i in images]))
+    views = [view_of("", 0, Shape(image.height, image.width), side, ()) for image in images]
+    cuts = [to_tensor(cut(image, view)) for image, view in zip(images, views, strict=True)]
+    sizes = [time_ids(Shape(image.height, image.width), view) for image, view in zip(images, views, strict=True)]
+    mean, logvar = base.encode_images(torch.stack(cuts))
     seen = encoder.look(images)
     features: dict[Feature, Tensor] = {
         "image_embeds": seen.image_embeds,
@@ -121,14 +140,14 @@ def test_a_step_from_files(
         latents=mean + (0.5 * logvar).exp() * posterior_noise,
         features={name: features[name] for name in ours.variant.inputs},
         token_ids=base.text_encoder.tokenize([sample.text for sample in samples]),
-        time_ids=torch.zeros(len(photos), 6),
+        time_ids=torch.tensor(sizes).float(),
     )
     none: dict[Feature, Tensor] = {
         "image_embeds": torch.zeros(1, encoder.embed_dim),
         "hidden_states": encoder.look_at_nothing().hidden_states,
         "identity": torch.zeros(1, IDENTITY),
     }
-    loss = AdapterObjective(ours, base, DROP, none)(batch, Draws(TIMESTEPS, noise, UNIFORM))
+    loss = AdapterObjective(ours, base, DROP, none)(batch, Draws(TIMESTEPS, noise, uniform))
     loss.backward()
     assert abs(loss.item() / theirs.item() - 1) < TOLERANCE
     difference, name = apart(gradients(ours), gradients(plain))
@@ -240,7 +259,7 @@ class PlainWorld:
         """Latents and features as they are, with the drops of the published script."""
         frozen, flags = self.frozen, [drops(float(u), DROP.image, DROP.text, DROP.both) for u in draws.uniform]
         assert len(set(flags)) == 4, "a kind of drop does not occur; take another seed"
-        empty = frozen.tokenizer("", padding="max_length", return_tensors="pt").input_ids
+        empty = token_ids(frozen.tokenizer, [""])
         ids = torch.cat([empty if text else row[None] for row, (_, text) in zip(batch.token_ids, flags, strict=True)])
         (seen,) = batch.features.values()
         nothing = torch.zeros_like(seen[:1])
@@ -290,7 +309,7 @@ def test_a_cached_step_from_files(
         Sample(people / name, f"a photo of person {name[:-4]}", *drops(float(u), DROP.image, DROP.text, DROP.both))
         for name, u in zip(names, draws.uniform, strict=True)
     ]
-    pictures = Pictures(samples, frozen.tokenizer, frozen.processor, side_px)
+    pictures = Pictures(frozen, samples, side_px)
     generators = [sample_generator(SEED, position) for position in range(PEOPLE)]
     noise = torch.stack([choose(generator, 1, 1, batch.latents.shape[1:]).noise for generator in generators])
     encoded = encode(frozen, kind, collate([pictures[i] for i in range(PEOPLE)]), noise)
