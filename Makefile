@@ -3,6 +3,8 @@
 PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
 BIN := .venv/bin
+# Tests at a time; each takes one core and some 1.5 GB.
+JOBS ?= 2
 INSTALLED := .venv/.installed
 
 export HF_HUB_OFFLINE := 1
@@ -22,8 +24,10 @@ help:  ## List the targets
 demo: $(INSTALLED)  ## Train, serve and evaluate on the toy world; the result is in runs/demo
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash infra/demo.sh
 
+# Those that start clusters of their own come after the others, one at a time.
 test: $(INSTALLED)  ## Run all tests but the slow ones
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile tests/unit tests/parity tests/repo
+	@$(BIN)/python -m pytest -q -m "not slow" tests/integration tests/e2e
 
 test-slow: $(INSTALLED)  ## Run the slow tests
 	@$(BIN)/python -m pytest -q -m slow
@@ -33,7 +37,7 @@ check: $(INSTALLED)  ## Check format, lint, types and layers, and run the fast t
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -q -m "not slow" $(wildcard tests/unit tests/repo)
+	@$(BIN)/python -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile tests/unit tests/repo
 
 clean:  ## Remove .venv, caches, build output and runs/demo
 	@rm -rf .venv build dist runs/demo .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
