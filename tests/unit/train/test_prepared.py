@@ -191,6 +191,19 @@ def test_bad_rows_are_listed_and_quarantine_changes_their_shards_alone(
     assert not (folder / "prepared" / "bad_files.txt").exists()
 
 
+def test_without_a_cache_bad_rows_are_named_when_they_are_met(folder: Path, tiny_base: Callable[[str], Path]) -> None:
+    (folder / "pictures" / "4.png").write_bytes((folder / "pictures" / "4.png").read_bytes()[:300])
+    (folder / "pictures" / "5.png").write_bytes(b"x")
+    config, base = _config(folder, tiny_base("sd")), load_base(str(tiny_base("sd")))
+    data = OnlineDataset.open(config, base)
+    generators = [torch.Generator().manual_seed(0)]
+    data.batch(0, torch.tensor([3]), generators)
+    with pytest.raises(DataError, match=r"row '4.png' cannot be trained on: .*4.png' is damaged.*data.quarantine$"):
+        data.batch(0, torch.tensor([4]), generators)
+    with pytest.raises(DataError, match=r"row '5.png' cannot be trained on: .*5.png' is not a picture"):
+        OnlineDataset.open(_config(folder, tiny_base("sd"), data={"aspect_ratios": 3}), base)
+
+
 @pytest.mark.parametrize("harm", ["gone", "half", "cut", "header"])
 def test_a_damaged_shard_is_named(folder: Path, tiny_base: Callable[[str], Path], harm: str) -> None:
     config = _config(folder, tiny_base("sd"), data={"shard_rows": 100})
