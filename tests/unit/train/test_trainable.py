@@ -18,9 +18,7 @@ def test_sd_is_trained_on_and_described_without_its_weights(tiny_base: Callable[
 
 
 def test_inpainting_bases_are_not(tiny_base: Callable[[str], Path]) -> None:
-    with pytest.raises(
-        ConfigError, match="is an inpainting base, on which adapters draw but are not trained"
-    ):
+    with pytest.raises(ConfigError, match="is an inpainting base, on which adapters draw but are not trained"):
         require_trainable(str(tiny_base("sd-inpaint")))
 
 

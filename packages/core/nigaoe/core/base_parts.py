@@ -1,13 +1,12 @@
 """Parts of a base that are read without the rest: its sizes, its autoencoder, its tokenizers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import CLIPTokenizer
 
 from nigaoe.core.errors import BaseModelError
@@ -64,21 +63,6 @@ def load_tokenizers(name: str) -> tuple[CLIPTokenizer, ...]:
     path, suffixes = locate(name), ("", "_2") if read_outline(name).is_xl else ("",)
     with _telling(name):
         return tuple(CLIPTokenizer.from_pretrained(path, subfolder=f"tokenizer{suffix}") for suffix in suffixes)
-
-
-def tokenize(tokenizers: Sequence[CLIPTokenizer], texts: Sequence[str]) -> Tensor:
-    """As `TextEncoder.tokenize`: padded and cut token ids of every tower, side by side, int64 [B, towers * T]."""
-    parts = [
-        tokenizer(
-            list(texts),
-            padding="max_length",
-            truncation=True,
-            max_length=tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids
-        for tokenizer in tokenizers
-    ]
-    return torch.cat(parts, dim=1)
 
 
 @contextmanager

@@ -35,13 +35,6 @@ class TextTower:
         """Tokens per prompt, both ends counted."""
         return int(self.tokenizer.model_max_length)
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Padded and cut token ids, int64 [B, T]; the end token survives the cut."""
-        encoded = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
-        )
-        return encoded.input_ids  # type: ignore[no-any-return]
-
 
 @dataclass(frozen=True, eq=False)
 class TextEncoder:
@@ -53,7 +46,7 @@ class TextEncoder:
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids of every tower, one after the other, int64 [B, towers * T]."""
-        return torch.cat([tower.tokenize(texts) for tower in self.towers], dim=1)
+        return tokenize([tower.tokenizer for tower in self.towers], texts)
 
     @torch.no_grad()
     def encode_ids(self, ids: Tensor) -> TextStates:
@@ -80,3 +73,18 @@ class TextEncoder:
         if not self.empty_is_zero:
             return seen
         return seen.silenced(torch.tensor([not text for text in texts], device=seen.states.device))
+
+
+def tokenize(tokenizers: Sequence[CLIPTokenizer], texts: Sequence[str]) -> Tensor:
+    """Padded and cut token ids of every tokenizer, side by side, int64 [B, towers * T]; end tokens survive the cut."""
+    parts = [
+        tokenizer(
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=tokenizer.model_max_length,
+            return_tensors="pt",
+        ).input_ids
+        for tokenizer in tokenizers
+    ]
+    return torch.cat(parts, dim=1)

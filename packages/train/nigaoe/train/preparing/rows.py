@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from nigaoe.core.base_parts import load_tokenizers, tokenize
+from nigaoe.core.base_parts import load_tokenizers
+from nigaoe.core.text_encoders import tokenize
 from nigaoe.train.buckets import Shape
 from nigaoe.train.features import PictureReader, SeenPicture
 from nigaoe.train.preparing.recipe import Recipe
