@@ -33,11 +33,14 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config(pictures: Path, folder: Path, steps: int, **changes: Any) -> Path:
-    """A run whose pictures and prepared shards are in `folder`, too."""
-    if not folder.exists():
-        folder.mkdir()
-        (folder / "portraits").symlink_to(pictures)
-    return write_config(folder, folder / "out", steps=steps, **changes)
+    """A run whose prepared shards are its own; shards are named by where their pictures are, too."""
+    data = {
+        "source": str(pictures / "captions.csv"),
+        "prepared": str(folder / "prepared"),
+        "shard_rows": 16,
+        "reference": "other",
+    }
+    return write_config(folder, folder / "out", steps=steps, data=data, **changes)
 
 
 def _saved_steps(out: Path) -> list[int]:
@@ -58,15 +61,20 @@ def test_two_nodes_and_four_prepare_and_learn_the_same(pictures: Path, tmp_path:
     for nodes in (2, 4):
         with simulated_cluster(nodes) as cluster:
             told = {"address": cluster.address, "num_workers": nodes}
-            config = _config(pictures, tmp_path / str(nodes), steps=6, optimizer={"lr": 1e-4}, cluster=told)
+            # In bfloat16 a product of two rows is rounded otherwise than one of four.
+            config = _config(
+                pictures, tmp_path / str(nodes), steps=6, optimizer={"lr": 1e-4}, precision="float32", cluster=told
+            )
             run("prepare", config)
             run("train", config)
         assert [line["world_size"] for line in starts(tmp_path / str(nodes) / "out")] == [nodes]
     two, four = (tmp_path / str(nodes) for nodes in (2, 4))
-    assert read_prepared(two / "prepared").fingerprint == read_prepared(four / "prepared").fingerprint
+    assert read_prepared(two / "prepared") == read_prepared(four / "prepared")
+    for shard in read_prepared(two / "prepared").shards:
+        assert (two / "prepared" / shard.file).read_bytes() == (four / "prepared" / shard.file).read_bytes()
     theirs, ours = (load_adapter(one / "out" / "adapter.safetensors").state_dict() for one in (two, four))
     for name, value in theirs.items():
-        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-5 * float(value.abs().max()), msg=name)
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=3e-5 * float(value.abs().max()), msg=name)
 
 
 @pytest.mark.timeout(1800)
