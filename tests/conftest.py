@@ -14,6 +14,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import pytest
 import torch
+from hypothesis import settings
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.bases import Base, load_base
@@ -21,6 +22,9 @@ from nigaoe.core.image_encoders import ImageEncoder, load_image_encoder
 from tiny_worlds import make_base
 
 torch.set_num_threads(1)
+# A busy machine is no failure.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

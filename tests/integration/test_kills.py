@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 from nigaoe.core.adapters.files import load_adapter
 from nigaoe.core.toy.portraits import write_portraits
@@ -32,7 +31,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uninterrupted(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
-    run("train", write_config(dataset, out, steps=STEPS))
+    run("train", write_config(dataset, out, steps=STEPS, precision="float32"))
     return out
 
 
@@ -70,12 +69,14 @@ def test_a_run_that_is_killed_twelve_times_ends_with_the_same_weights(
     rng = random.Random(0)
     kinds = ["worker", "driver", "raylet"] * (KILLS // 3)
     rng.shuffle(kinds)
-    config = write_config(dataset, tmp_path, steps=STEPS, checkpoint_every=EVERY, cluster={"max_failures": -1})
+    config = write_config(
+        dataset, tmp_path, steps=STEPS, checkpoint_every=EVERY, precision="float32", cluster={"max_failures": -1}
+    )
     process, step = start("train", config), 0
     try:
-        for kind in kinds:
+        for number, kind in enumerate(kinds):
             step += rng.randint(4, 12)
-            wait_for_step(tmp_path, step, process)
+            wait_for_step(tmp_path, step, process, starts_before=number)
             if kind == "worker":
                 os.kill(int(starts(tmp_path)[-1]["pid"]), signal.SIGKILL)
                 continue
@@ -98,12 +99,14 @@ def test_a_run_that_is_killed_twelve_times_ends_with_the_same_weights(
 
 @pytest.mark.timeout(900)
 def test_two_workers_then_one_then_two_learn_the_same(dataset: Path, tmp_path: Path) -> None:
-    steps, rate = 30, {"lr": 1e-4}
+    # Parts of other sizes round otherwise, in bfloat16 by far more than is to be shown.
+    same = {"precision": "float32", "optimizer": {"lr": 1e-4}}
+    steps = 30
     whole, changed = tmp_path / "whole", tmp_path / "changed"
-    run("train", write_config(dataset, whole, steps=steps, optimizer=rate))
+    run("train", write_config(dataset, whole, steps=steps, **same))
     for workers, until in ((2, 8), (1, 18), (2, steps)):
         config = write_config(
-            dataset, changed, steps=steps, checkpoint_every=EVERY, optimizer=rate, cluster={"num_workers": workers}
+            dataset, changed, steps=steps, checkpoint_every=EVERY, cluster={"num_workers": workers}, **same
         )
         if until == steps:
             run("train", config)
@@ -117,5 +120,5 @@ def test_two_workers_then_one_then_two_learn_the_same(dataset: Path, tmp_path: P
     assert [line["world_size"] for line in starts(changed)] == [2, 1, 2]
     assert all(line["step"] > 0 for line in starts(changed)[1:])
     ours, theirs = (load_adapter(out / "adapter.safetensors").state_dict() for out in (changed, whole))
-    for name, value in theirs.items():
-        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-5 * float(value.abs().max()), msg=name)
+    apart = {name: float((ours[name] - x).abs().max() / x.abs().max()) for name, x in theirs.items()}
+    assert max(apart.values()) < 1e-5, apart
