@@ -68,3 +68,9 @@ def test_another_recipe_is_told_key_by_key(begun: Path, changes: dict[str, Any],
 def test_before_the_first_checkpoint_anything_may_change(tmp_path: Path) -> None:
     claim(_config(tmp_path), "data")
     claim(_config(tmp_path, batch_size=2), "other")
+
+
+def test_every_number_of_workers_that_may_come_shares_the_batch(tmp_path: Path) -> None:
+    _config(tmp_path, batch_size=12, cluster={"num_workers": 4, "min_workers": 2})
+    with pytest.raises(ValueError, match="batch_size 8 cannot be shared by 3 workers"):
+        _config(tmp_path, batch_size=8, cluster={"num_workers": 4, "min_workers": 2})

@@ -253,7 +253,7 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _divides(self) -> Self:
         fewest = self.cluster.min_workers or self.cluster.num_workers
-        for workers in (self.cluster.num_workers, fewest):
+        for workers in range(fewest, self.cluster.num_workers + 1):
             if self.batch_size % workers:
                 raise ValueError(f"batch_size {self.batch_size} cannot be shared by {workers} workers; take a multiple")
         return self

@@ -33,7 +33,7 @@ from nigaoe.train.tracking import Tracker
 LOG_EVERY_S = 1.0
 LOOK_EVERY = 32
 """Steps after which a worker looks whether its figures are still numbers; the device is waited for that often."""
-ASK_EVERY = 32
+ASK_EVERY = 8
 """Steps after which all workers ask whether a machine is about to be taken away."""
 
 
