@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -100,7 +101,7 @@ def test_a_run_that_is_killed_twelve_times_ends_with_the_same_weights(
 @pytest.mark.timeout(900)
 def test_two_workers_then_one_then_two_learn_the_same(dataset: Path, tmp_path: Path) -> None:
     # Parts of other sizes round otherwise, in bfloat16 by far more than is to be shown.
-    same = {"precision": "float32", "optimizer": {"lr": 1e-4}}
+    same: dict[str, Any] = {"precision": "float32", "optimizer": {"lr": 1e-4}}
     steps = 30
     whole, changed = tmp_path / "whole", tmp_path / "changed"
     run("train", write_config(dataset, whole, steps=steps, **same))
