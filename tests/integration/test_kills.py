@@ -17,7 +17,7 @@ from training_runs import TIMEOUT_S, run, same_weights, start, starts, wait_for_
 
 pytestmark = [pytest.mark.slow]
 
-STEPS, KILLS, EVERY = 160, 12, 5
+STEPS, KILLS, EVERY = 1500, 12, 5
 """Checkpoints every five steps, so that restarts begin at many places."""
 
 
@@ -76,7 +76,7 @@ def test_a_run_that_is_killed_twelve_times_ends_with_the_same_weights(
     process, step = start("train", config), 0
     try:
         for number, kind in enumerate(kinds):
-            step += rng.randint(4, 12)
+            step += rng.randint(20, 60)
             wait_for_step(tmp_path, step, process, starts_before=number)
             if kind == "worker":
                 os.kill(int(starts(tmp_path)[-1]["pid"]), signal.SIGKILL)
