@@ -75,14 +75,17 @@ def starts(out: Path) -> list[dict[str, Any]]:
     return [line for line in metrics(out) if line.get("event") == "start"]
 
 
-def wait_for_step(out: Path, step: int, process: subprocess.Popen[str], starts_before: int = 0) -> None:
-    """Until so many steps are done, by workers that were started after so many others."""
+def wait_for_step(
+    out: Path, step: int, process: subprocess.Popen[str], starts_before: int = 0, *, relative: bool = False
+) -> None:
+    """Until so many steps are done, by workers that were started after so many others; `relative`: by them alone."""
     deadline = time.monotonic() + TIMEOUT_S
     while True:
         lines = metrics(out)
         begun = [i for i, line in enumerate(lines) if line.get("event") == "start"]
         own = lines[begun[starts_before] :] if len(begun) > starts_before else []
-        if max((line["step"] for line in own), default=0) >= step:
+        begin = own[0]["step"] if own and relative else 0
+        if max((line["step"] - begin for line in own), default=0) >= step:
             return
         assert process.poll() is None, process.stdout and process.stdout.read()
         assert time.monotonic() < deadline, "training never got that far"

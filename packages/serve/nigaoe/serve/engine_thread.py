@@ -95,8 +95,10 @@ class EngineThread:
                 self._withdraw_cancelled()
                 for name, engine in self._engines.items():
                     if engine.active_rows:
-                        self._hand_over(name, engine.step())
+                        stepped = engine.step()
+                        # Counted before anybody hears of it: who has a picture finds its steps in the figures.
                         self._unet_calls += 1
+                        self._hand_over(name, stepped)
         except Exception:
             # After a failed step the device cannot be trusted: the thread ends, and the health check has it replaced.
             log.exception("engine thread ended")
