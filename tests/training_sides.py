@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.bases import load_base
-from nigaoe.train.batches import TrainingData
-from nigaoe.train.choices import choose
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.draws import sample_generator
-from nigaoe.train.engines import Engine, learning_rate
-from nigaoe.train.objective import AdapterObjective
-from nigaoe.train.online import OnlineDataset
-from nigaoe.train.shares import ReadyShares, Share, Shares
+from nigaoe.train.running.engines import Engine, learning_rate
+from nigaoe.train.running.objective import AdapterObjective
+from nigaoe.train.samples.batches import TrainingData
+from nigaoe.train.samples.choices import choose
+from nigaoe.train.samples.draws import sample_generator
+from nigaoe.train.samples.online import OnlineDataset
+from nigaoe.train.samples.shares import ReadyShares, Share, Shares
 from plain_training import (
     Encoded,
     Frozen,

@@ -40,14 +40,15 @@ import torch
 from nigaoe.core.config import load_config
 from nigaoe.core.manifests import PreparedShard, read_prepared, write_json
 from nigaoe.core.toy.portraits import write_portraits
-from nigaoe.train import checkpoints, cluster, engines, job, loop
-from nigaoe.train.choices import index_name
+from nigaoe.train import cluster
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.draws import sample_generator
-from nigaoe.train.features import read_features, write_features
-from nigaoe.train.prepared import PreparedDataset
-from nigaoe.train.row_files import RowFile, write_row_file
-from nigaoe.train.sampler import SampleOrder
+from nigaoe.train.running import checkpoints, engines, job, loop
+from nigaoe.train.samples.choices import index_name
+from nigaoe.train.samples.draws import sample_generator
+from nigaoe.train.samples.features import read_features, write_features
+from nigaoe.train.samples.prepared import PreparedDataset
+from nigaoe.train.samples.row_files import RowFile, write_row_file
+from nigaoe.train.samples.sampler import SampleOrder
 from preparing_here import prepare_here
 from simulated_cluster import simulated_cluster
 from training_runs import starts, write_config
@@ -204,7 +205,7 @@ def train_with_a_clock(path: Path) -> None:
             yield
 
     clocked = partial(loop_with_a_clock, out=str(config.out))
-    with patch("nigaoe.train.job.connected", connected), patch("nigaoe.train.job.train_loop", clocked):
+    with patch("nigaoe.train.running.job.connected", connected), patch("nigaoe.train.running.job.train_loop", clocked):
         job.train(config)
     clock = config.out / "clock.json"
     clock.write_text(json.dumps({**json.loads(clock.read_text()), "connect": noted[0]}), encoding="utf-8")

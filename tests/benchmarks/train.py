@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nigaoe.train.batches import TrainingData
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.prepared import PreparedDataset
+from nigaoe.train.samples.batches import TrainingData
+from nigaoe.train.samples.prepared import PreparedDataset
 from plain_training import Pixels, encode, loss_of
 from training_sides import Ours, Plain, World, loss_gaps, samples_of
 from training_worlds import MINIATURE, PROPORTIONS, SD15, write_models, write_pictures

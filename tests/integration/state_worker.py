@@ -18,12 +18,12 @@ from torch import Tensor
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.variants import Feature
 from nigaoe.core.bases import Base, load_base
-from nigaoe.train.batches import Batch
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.draws import Draws, draw, sample_generator
-from nigaoe.train.engines import Engine, micro_batch_size
-from nigaoe.train.objective import AdapterObjective
-from nigaoe.train.state import load_optimizer_state, optimizer_state, whole_weights
+from nigaoe.train.running.engines import Engine, micro_batch_size
+from nigaoe.train.running.objective import AdapterObjective
+from nigaoe.train.running.state import load_optimizer_state, optimizer_state, whole_weights
+from nigaoe.train.samples.batches import Batch
+from nigaoe.train.samples.draws import Draws, draw, sample_generator
 
 STEPS, SAVED, BATCH = 6, 3, 8
 WIDTHS: dict[Feature, int] = {"image_embeds": 24, "hidden_states": 20, "identity": 512}

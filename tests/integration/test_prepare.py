@@ -19,8 +19,8 @@ from nigaoe.core.errors import DataError
 from nigaoe.core.toy.portraits import write_portraits
 from nigaoe.train.cluster import connected
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.prepared import PreparedDataset
 from nigaoe.train.preparing.prepare import prepare
+from nigaoe.train.samples.prepared import PreparedDataset
 
 TIMEOUT_S = 240
 

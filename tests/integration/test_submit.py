@@ -18,7 +18,7 @@ from nigaoe.core.adapters.files import load_adapter
 from nigaoe.core.config import load_config
 from nigaoe.core.toy.portraits import write_portraits
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.planning import plan
+from nigaoe.train.planning.plan import plan
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

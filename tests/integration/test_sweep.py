@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from nigaoe.core.toy.portraits import write_portraits
-from nigaoe.train.sweep_page import SweepReport
+from nigaoe.train.sweeping.page import SweepReport
 
 
 def nigaoe(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -21,10 +21,10 @@ from nigaoe.core.adapters.files import save_adapter
 from nigaoe.core.toy.portraits import write_portraits
 from nigaoe.train.cluster import connected
 from nigaoe.train.config import ClusterConfig, DataConfig, TrainConfig
-from nigaoe.train.history import grid_path, read_validations
 from nigaoe.train.records.reading import read_records
 from nigaoe.train.records.splitting import split_records, write_split
-from nigaoe.train.validation import ValidationFailed, ray_validation, validate
+from nigaoe.train.validating.task import ValidationFailed, ray_validation, validate
+from nigaoe.train.watching.history import grid_path, read_validations
 
 MARK = "NIGAOE_TEST"
 

@@ -27,15 +27,15 @@ from nigaoe.core.image_encoders import ImageEncoder
 from nigaoe.core.images import read_image
 from nigaoe.core.models import locate
 from nigaoe.core.pixels import to_tensor
-from nigaoe.train.batches import Batch
-from nigaoe.train.buckets import Shape
-from nigaoe.train.choices import choose
 from nigaoe.train.config import DropConfig, TrainConfig
-from nigaoe.train.draws import Draws, sample_generator
-from nigaoe.train.objective import AdapterObjective
-from nigaoe.train.prepared import PreparedDataset
-from nigaoe.train.shares import Shares
-from nigaoe.train.views import cut, time_ids, view_of
+from nigaoe.train.running.objective import AdapterObjective
+from nigaoe.train.samples.batches import Batch
+from nigaoe.train.samples.buckets import Shape
+from nigaoe.train.samples.choices import choose
+from nigaoe.train.samples.draws import Draws, sample_generator
+from nigaoe.train.samples.prepared import PreparedDataset
+from nigaoe.train.samples.shares import Shares
+from nigaoe.train.samples.views import cut, time_ids, view_of
 from plain_training import (
     Encoded,
     Frozen,

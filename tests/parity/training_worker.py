@@ -18,14 +18,14 @@ import torch.distributed as dist
 
 from nigaoe.core.bases import load_base
 from nigaoe.core.image_encoders import load_image_encoder
-from nigaoe.train import engines
-from nigaoe.train.batches import TrainingData
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.engines import Engine
-from nigaoe.train.objective import AdapterObjective
-from nigaoe.train.online import OnlineDataset
-from nigaoe.train.prepared import PreparedDataset
-from nigaoe.train.shares import Share, Shares
+from nigaoe.train.running import engines
+from nigaoe.train.running.engines import Engine
+from nigaoe.train.running.objective import AdapterObjective
+from nigaoe.train.samples.batches import TrainingData
+from nigaoe.train.samples.online import OnlineDataset
+from nigaoe.train.samples.prepared import PreparedDataset
+from nigaoe.train.samples.shares import Share, Shares
 from tiny_worlds import moved_adapter
 
 Step = tuple[float, dict[str, torch.Tensor]]

@@ -10,8 +10,8 @@ from PIL import Image
 
 from nigaoe.core.errors import ConfigError
 from nigaoe.core.pixels import centre_crop
-from nigaoe.train.buckets import Shape, bucket_shapes, nearest
-from nigaoe.train.views import cut, require_views, time_ids, view_of
+from nigaoe.train.samples.buckets import Shape, bucket_shapes, nearest
+from nigaoe.train.samples.views import cut, require_views, time_ids, view_of
 
 
 @given(st.integers(1, 24), st.sampled_from([8, 16, 32, 64]), st.integers(1, 64))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from nigaoe.core.errors import ConfigError
-from nigaoe.train.claims import claim
 from nigaoe.train.config import TrainConfig
+from nigaoe.train.running.claims import claim
 
 
 def _config(out: Path, **changes: Any) -> TrainConfig:

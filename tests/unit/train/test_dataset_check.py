@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from nigaoe.core.errors import DataError
-from nigaoe.train.buckets import Shape
 from nigaoe.train.records.check_page import choose_shown, thumbnails_of, write_page
 from nigaoe.train.records.check_report import DatasetCheck
 from nigaoe.train.records.findings import KINDS, Finding
@@ -21,6 +20,7 @@ from nigaoe.train.records.histograms import histogram
 from nigaoe.train.records.looking import look_at_rows
 from nigaoe.train.records.record import Picture, Record
 from nigaoe.train.records.tally import Demands, Tally
+from nigaoe.train.samples.buckets import Shape
 
 DEMANDS = Demands(resolution_px=64, shapes=[Shape(64, 64)], token_limit=12)
 

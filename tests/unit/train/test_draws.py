@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nigaoe.core.samplers.timestep_bias import timestep_weights
-from nigaoe.train.draws import draw, sample_generator
+from nigaoe.train.samples.draws import draw, sample_generator
 
 SHAPE = (4, 8, 8)
 

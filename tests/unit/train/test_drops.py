@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nigaoe.train.config import DropConfig
-from nigaoe.train.objective import drop_masks
+from nigaoe.train.running.objective import drop_masks
 
 
 def test_drops_are_mutually_exclusive_and_as_frequent_as_asked() -> None:

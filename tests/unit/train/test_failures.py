@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nigaoe.train.failures import forget, note, noted, reason
-from nigaoe.train.fitting import largest_that_fits
+from nigaoe.train.running.failures import forget, note, noted, reason
+from nigaoe.train.running.fitting import largest_that_fits
 
 
 def test_the_first_failure_counts_until_it_is_forgotten(tmp_path: Path) -> None:

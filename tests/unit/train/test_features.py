@@ -21,14 +21,14 @@ from nigaoe.core.faces.features import adapter_face_features
 from nigaoe.core.image_encoders import ImageEncoder
 from nigaoe.core.image_prompts.features import image_features
 from nigaoe.core.images import read_image
-from nigaoe.train import features as features_module
-from nigaoe.train.batches import Batch
 from nigaoe.train.config import DropConfig, TrainConfig
-from nigaoe.train.draws import Draws
-from nigaoe.train.job import train
-from nigaoe.train.objective import AdapterObjective
-from nigaoe.train.prepared import PreparedDataset
 from nigaoe.train.preparing.requirements import require_prepared_for
+from nigaoe.train.running.job import train
+from nigaoe.train.running.objective import AdapterObjective
+from nigaoe.train.samples import features as features_module
+from nigaoe.train.samples.batches import Batch
+from nigaoe.train.samples.draws import Draws
+from nigaoe.train.samples.prepared import PreparedDataset
 from preparing_here import prepare_here, prepared_here
 
 PICTURES = 3

@@ -14,11 +14,11 @@ import torch
 from nigaoe.core.bases import load_base
 from nigaoe.core.toy.portraits import write_portraits
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.engines import learning_rate, make_optimizer
-from nigaoe.train.loop import new_adapter
-from nigaoe.train.objective import AdapterObjective
-from nigaoe.train.online import OnlineDataset
-from nigaoe.train.shares import Shares
+from nigaoe.train.running.engines import learning_rate, make_optimizer
+from nigaoe.train.running.loop import new_adapter
+from nigaoe.train.running.objective import AdapterObjective
+from nigaoe.train.samples.online import OnlineDataset
+from nigaoe.train.samples.shares import Shares
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "loss_curve.json"
 STEPS = 20

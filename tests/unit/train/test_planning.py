@@ -17,11 +17,11 @@ from nigaoe.core.image_encoders import ImageEncoder
 from nigaoe.core.unet_call import UNetCall, run_unet
 from nigaoe.train.commands import train
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.devices import GIB, find_device
-from nigaoe.train.measuring import count_flops, measure_activations
-from nigaoe.train.plan_table import duration, settings, size
-from nigaoe.train.planning import TrainingPlan, does_not_fit, fixed_memory, largest_micro_batch, plan, useful_flops
-from nigaoe.train.skeleton import Skeleton, build_skeleton
+from nigaoe.train.planning.devices import GIB, find_device
+from nigaoe.train.planning.measuring import count_flops, measure_activations
+from nigaoe.train.planning.plan import TrainingPlan, does_not_fit, fixed_memory, largest_micro_batch, plan, useful_flops
+from nigaoe.train.planning.skeleton import Skeleton, build_skeleton
+from nigaoe.train.planning.table import duration, settings, size
 
 
 def make_config(**changes: Any) -> TrainConfig:

@@ -17,19 +17,19 @@ from PIL import Image
 from nigaoe.core.bases import load_base
 from nigaoe.core.errors import ConfigError, DataError
 from nigaoe.core.manifests import read_prepared
-from nigaoe.train.batches import Batch, TrainingData
-from nigaoe.train.buckets import Shape
-from nigaoe.train.choices import People, choose, people_columns
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.online import OnlineDataset
-from nigaoe.train.prepared import PreparedDataset
 from nigaoe.train.preparing.attempts import attempt, forget_attempts
 from nigaoe.train.preparing.plan import plan_shards
 from nigaoe.train.preparing.processes import EncodingProcess, Told
 from nigaoe.train.preparing.recipe import recipe_of
 from nigaoe.train.preparing.requirements import require_prepared_for
 from nigaoe.train.records.record import Picture, Record
-from nigaoe.train.row_files import RowFile, is_whole, write_row_file
+from nigaoe.train.samples.batches import Batch, TrainingData
+from nigaoe.train.samples.buckets import Shape
+from nigaoe.train.samples.choices import People, choose, people_columns
+from nigaoe.train.samples.online import OnlineDataset
+from nigaoe.train.samples.prepared import PreparedDataset
+from nigaoe.train.samples.row_files import RowFile, is_whole, write_row_file
 from preparing_here import prepared_here
 
 SIZES = [(40, 40), (64, 40), (40, 64), (48, 44), (90, 50), (36, 60), (50, 50), (100, 61), (33, 33)]

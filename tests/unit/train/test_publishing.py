@@ -13,9 +13,9 @@ from nigaoe.core.manifests import AdapterManifest, read_adapter_manifest, write_
 from nigaoe.serve.config import ServeConfig
 from nigaoe.serve.models import load_models, require_loadable
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.history import ValidationResult, write_validation
-from nigaoe.train.publishing import base_hash, describe_adapter, publish, publish_run
 from nigaoe.train.records.storage import write_whole
+from nigaoe.train.shipping.publish import base_hash, describe_adapter, publish, publish_run
+from nigaoe.train.watching.history import ValidationResult, write_validation
 from object_store import object_store
 
 
@@ -128,7 +128,7 @@ def test_a_manifest_is_never_there_before_its_weights(
             assert (found.parent / "adapter.safetensors").is_file()
             seen += 1
 
-    monkeypatch.setattr("nigaoe.train.publishing.write_whole", watched)
+    monkeypatch.setattr("nigaoe.train.shipping.publish.write_whole", watched)
     publish_run(finished, str(tmp_path / "registry"))
     assert seen > 0
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nigaoe.train.sampler import SampleOrder, permuted
+from nigaoe.train.samples.sampler import SampleOrder, permuted
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**62))

@@ -10,10 +10,10 @@ import yaml
 from ray.runtime_env import RuntimeEnv
 
 from nigaoe.core.errors import ConfigError
-from nigaoe.train import packing
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.packing import pack
-from nigaoe.train.submitting import connect, plan_job
+from nigaoe.train.shipping import packing
+from nigaoe.train.shipping.packing import pack
+from nigaoe.train.shipping.submit import connect, plan_job
 
 ROOT = Path(__file__).parents[3]
 
@@ -79,17 +79,17 @@ def test_a_key_is_passed_on_only_where_it_is_needed(
 def test_a_packed_checkout_comes_before_what_is_installed(tmp_path: Path) -> None:
     pack(tmp_path, "name: tiny\n", ROOT)
     packed = names_in(tmp_path)
-    assert {"train.yaml", "nigaoe/core/cli.py", "nigaoe/train/packing.py", "nigaoe/serve/app.py"} <= packed
+    assert {"train.yaml", "nigaoe/core/cli.py", "nigaoe/train/shipping/packing.py", "nigaoe/serve/app.py"} <= packed
     assert not [name for name in packed if name.startswith(("tests/", "docs/", "packages/")) or "__pycache__" in name]
     code = (
-        "from importlib.metadata import entry_points, version; import nigaoe.train.packing as found;"
+        "from importlib.metadata import entry_points, version; import nigaoe.train.shipping.packing as found;"
         "print(found.__file__, version('nigaoe'), *sorted(entry_points(group='nigaoe.commands').names))"
     )
     # As Ray puts a job's folder on the path of every worker.
     variables = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
     place, found, *commands = done.stdout.split()
-    assert place == str(tmp_path / "nigaoe/train/packing.py")
+    assert place == str(tmp_path / "nigaoe/train/shipping/packing.py")
     assert found.startswith("0.1.0")
     assert {"prepare", "train", "serve", "eval"} <= set(commands)
 

@@ -15,10 +15,10 @@ from PIL import Image
 from nigaoe.core.config import load_config, parse_config
 from nigaoe.core.errors import ConfigError
 from nigaoe.core.manifests import AdapterManifest, write_json
-from nigaoe.train.history import ValidationResult, write_validation
-from nigaoe.train.sweep_cells import Cell, SweepConfig, expand
-from nigaoe.train.sweep_page import SweepReport, SweepRow, figures, print_sweep, sweep_grid, write_sweep_page
-from nigaoe.train.sweeping import _measurement, _rows, is_measured, is_trained, scale_folder
+from nigaoe.train.sweeping.cells import Cell, SweepConfig, expand
+from nigaoe.train.sweeping.page import SweepReport, SweepRow, figures, print_sweep, sweep_grid, write_sweep_page
+from nigaoe.train.sweeping.sweep import _measurement, _rows, is_measured, is_trained, scale_folder
+from nigaoe.train.watching.history import ValidationResult, write_validation
 
 TRAIN: dict[str, Any] = {
     "base": "toy/photo",

@@ -14,11 +14,11 @@ from PIL import Image
 
 from nigaoe.core.errors import ConfigError
 from nigaoe.train.config import TrackingConfig, TrainConfig
-from nigaoe.train.curves import Series, chart, smoothed, thinned, ticks
-from nigaoe.train.history import ValidationResult, coarser, grid_path, read_history, write_validation
-from nigaoe.train.progress import words
-from nigaoe.train.run_page import write_run_page
-from nigaoe.train.tracking import StepFigures, Tracker, log_last_validations, tracking_mode, with_tracking_mode
+from nigaoe.train.watching.curves import Series, chart, smoothed, thinned, ticks
+from nigaoe.train.watching.history import ValidationResult, coarser, grid_path, read_history, write_validation
+from nigaoe.train.watching.page import write_run_page
+from nigaoe.train.watching.progress import words
+from nigaoe.train.watching.tracking import StepFigures, Tracker, log_last_validations, tracking_mode, with_tracking_mode
 
 
 def _config(out: Path, mode: str | None = "disabled", **changes: Any) -> TrainConfig:

@@ -7,7 +7,7 @@ import pytest
 
 from nigaoe.core.bases import load_base
 from nigaoe.core.errors import BaseModelError, ConfigError
-from nigaoe.train.trainable import require_trainable
+from nigaoe.train.running.trainable import require_trainable
 
 
 @pytest.mark.parametrize("kind", ["sd", "sd2", "sdxl"])

@@ -20,16 +20,16 @@ from nigaoe.core.faces.encoder import Face
 from nigaoe.core.image_encoders import ImageEncoder
 from nigaoe.core.image_prompts.conditioner import Conditioner
 from nigaoe.core.toy.portraits import write_portraits
-from nigaoe.train.batches import Batch
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.draws import Draws
-from nigaoe.train.history import grid_path, read_validations
 from nigaoe.train.records.record import Picture, Record
+from nigaoe.train.samples.batches import Batch
+from nigaoe.train.samples.draws import Draws
 from nigaoe.train.validating.bands import band_losses
 from nigaoe.train.validating.likeness import likeness
 from nigaoe.train.validating.measure import likenesses, measure_adapter
 from nigaoe.train.validating.pictures import Person, choose_people
 from nigaoe.train.validating.rows import in_fixed_order
+from nigaoe.train.watching.history import grid_path, read_validations
 from tiny_worlds import moved_adapter
 
 CPU = torch.device("cpu")

@@ -44,7 +44,7 @@ def train(
     if dry_run:
         _show_plan(parsed, device)
         return
-    from nigaoe.train.job import train as run
+    from nigaoe.train.running.job import train as run
 
     adapter = run(parsed)
     typer.echo(f"trained {parsed.steps} steps; the adapter is {adapter}")
@@ -65,8 +65,8 @@ def submit(
 ) -> None:
     """Train as a job of a Ray cluster. Paths are seen from the cluster: name folders that all its machines share."""
     from nigaoe.core.config import load_config
-    from nigaoe.train import submitting
     from nigaoe.train.config import TrainConfig
+    from nigaoe.train.shipping import submit as submitting
 
     parsed = load_config(config, TrainConfig, overrides or ())
     job = submitting.submit(parsed, address, code=code, image=image, submission_id=name)
@@ -89,7 +89,7 @@ def publish(
     name: Annotated[str | None, typer.Option(help="What servers call the adapter; the run's when absent.")] = None,
 ) -> None:
     """Copy a finished adapter, with all that it came from, to where servers find it."""
-    from nigaoe.train.publishing import publish_run
+    from nigaoe.train.shipping.publish import publish_run
 
     place = publish_run(out, to, name)
     called = place.partition("?")[0].rpartition("/")[2]
@@ -105,10 +105,10 @@ def sweep(
     """Train once for each combination of what is varied, and compare: one table, one grid of pictures."""
     from nigaoe.core.config import load_config
     from nigaoe.core.errors import NigaoeError
-    from nigaoe.train.sweep_cells import SweepConfig, expand
-    from nigaoe.train.sweep_page import PAGE_FILE, print_sweep
-    from nigaoe.train.sweeping import is_trained
-    from nigaoe.train.sweeping import sweep as run
+    from nigaoe.train.sweeping.cells import SweepConfig, expand
+    from nigaoe.train.sweeping.page import PAGE_FILE, print_sweep
+    from nigaoe.train.sweeping.sweep import is_trained
+    from nigaoe.train.sweeping.sweep import sweep as run
 
     parsed = load_config(config, SweepConfig, overrides or ())
     if dry_run:
@@ -128,9 +128,9 @@ def sweep(
 
 
 def _show_plan(config: "TrainConfig", named: str | None) -> None:
-    from nigaoe.train.devices import known_device, visible_device
-    from nigaoe.train.plan_table import print_plan
-    from nigaoe.train.planning import does_not_fit, largest_micro_batch, plan
+    from nigaoe.train.planning.devices import known_device, visible_device
+    from nigaoe.train.planning.plan import does_not_fit, largest_micro_batch, plan
+    from nigaoe.train.planning.table import print_plan
 
     device = known_device(named) if named else visible_device()
     if device is None and config.cluster.use_gpu:

@@ -7,8 +7,8 @@ from pathlib import Path
 from nigaoe.core.base_parts import load_autoencoder, load_tokenizers
 from nigaoe.core.errors import DataError
 from nigaoe.core.models import fingerprint
-from nigaoe.train.features import PictureReader
 from nigaoe.train.preparing.recipe import VERSION, Recipe
+from nigaoe.train.samples.features import PictureReader
 
 
 def vae_hash(base: str) -> str:

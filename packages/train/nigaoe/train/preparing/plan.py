@@ -5,8 +5,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from nigaoe.train.buckets import Shape
 from nigaoe.train.records.record import Record
+from nigaoe.train.samples.buckets import Shape
 
 BLOCK_BYTES = 128 * 2**20
 """The most that the decoded pictures of a shard take. So much travels at once from a process that decodes to one that

@@ -12,10 +12,7 @@ from typing import TypedDict
 from nigaoe.core.errors import DataError
 from nigaoe.core.image_encoders import load_image_encoder
 from nigaoe.core.manifests import PreparedBucket, PreparedManifest, PreparedShard, write_json
-from nigaoe.train.buckets import nearest
-from nigaoe.train.choices import index_name, people_columns
 from nigaoe.train.config import ClusterConfig, DataConfig, TrainConfig
-from nigaoe.train.features import PictureReader, PreparedFeatures, features_of_nothing, reading, write_features
 from nigaoe.train.preparing import hashes
 from nigaoe.train.preparing.attempts import forget_attempts
 from nigaoe.train.preparing.pipeline import encode_shards, survey_rows
@@ -26,7 +23,10 @@ from nigaoe.train.preparing.survey import THREADS
 from nigaoe.train.records.reading import read_records, source_fingerprint
 from nigaoe.train.records.record import Record
 from nigaoe.train.records.splitting import training_records
-from nigaoe.train.row_files import is_whole, write_row_file
+from nigaoe.train.samples.buckets import nearest
+from nigaoe.train.samples.choices import index_name, people_columns
+from nigaoe.train.samples.features import PictureReader, PreparedFeatures, features_of_nothing, reading, write_features
+from nigaoe.train.samples.row_files import is_whole, write_row_file
 
 
 class _MadeBy(TypedDict):

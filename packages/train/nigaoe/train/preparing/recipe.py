@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nigaoe.core.adapters.variants import Variant, variant_named
-from nigaoe.train.buckets import Shape, bucket_shapes
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.trainable import require_trainable
-from nigaoe.train.views import Augmentation, require_views
+from nigaoe.train.running.trainable import require_trainable
+from nigaoe.train.samples.buckets import Shape, bucket_shapes
+from nigaoe.train.samples.views import Augmentation, require_views
 
 VERSION = 2
 """Of everything below; raised whenever the same pictures would be encoded otherwise."""

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from nigaoe.core.errors import ConfigError, DataError
 from nigaoe.core.manifests import PreparedManifest, read_prepared
-from nigaoe.train.choices import index_name
 from nigaoe.train.config import DataConfig, TrainConfig
-from nigaoe.train.features import read_features, reading
 from nigaoe.train.preparing import hashes
 from nigaoe.train.preparing.recipe import everywhere, face_encoder_everywhere, recipe_of
 from nigaoe.train.records.reading import source_fingerprint
+from nigaoe.train.samples.choices import index_name
+from nigaoe.train.samples.features import read_features, reading
 
 
 def columns_of(data: DataConfig) -> dict[str, str | list[str] | None]:

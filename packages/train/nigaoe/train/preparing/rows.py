@@ -11,11 +11,11 @@ from transformers import CLIPTokenizer
 
 from nigaoe.core.base_parts import load_tokenizers
 from nigaoe.core.text_encoders import tokenize
-from nigaoe.train.buckets import Shape
-from nigaoe.train.features import PictureReader, SeenPicture
 from nigaoe.train.preparing.recipe import Recipe
 from nigaoe.train.records.record import Picture, Record
-from nigaoe.train.views import cut, time_ids, view_of
+from nigaoe.train.samples.buckets import Shape
+from nigaoe.train.samples.features import PictureReader, SeenPicture
+from nigaoe.train.samples.views import cut, time_ids, view_of
 
 
 class Views(NamedTuple):

@@ -9,11 +9,11 @@ from typing import IO, NamedTuple
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from nigaoe.core.errors import ImageError
-from nigaoe.train.buckets import Shape
 from nigaoe.train.records import storage
 from nigaoe.train.records.pictures import picture_bytes
 from nigaoe.train.records.record import Picture, Record
 from nigaoe.train.records.stores import MissingFile, UnusableFile
+from nigaoe.train.samples.buckets import Shape
 
 THREADS = 16
 """Files are looked at so many at a time, for what takes the time is waiting for their storage."""

@@ -14,13 +14,13 @@ from nigaoe.core.base_parts import load_autoencoder
 from nigaoe.core.bases import encode_pixels
 from nigaoe.core.errors import ImageError
 from nigaoe.core.image_encoders import load_image_encoder
-from nigaoe.train.buckets import Shape
-from nigaoe.train.features import SeenPicture, asks_clip, encode_seen
 from nigaoe.train.preparing.recipe import Recipe
 from nigaoe.train.preparing.rows import RowReader, normalised, prompting
 from nigaoe.train.records.pictures import read_picture
 from nigaoe.train.records.record import Record
-from nigaoe.train.row_files import is_whole, write_row_file
+from nigaoe.train.samples.buckets import Shape
+from nigaoe.train.samples.features import SeenPicture, asks_clip, encode_seen
+from nigaoe.train.samples.row_files import is_whole, write_row_file
 
 ENCODED_PIXELS = 2**21
 """Pixels that the autoencoder sees at once: eight pictures of 512 px, for which it needs some 5 GB in float32."""

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from nigaoe.core.base_parts import load_tokenizers, read_outline
 from nigaoe.core.errors import NigaoeError
 from nigaoe.core.manifests import write_json
-from nigaoe.train.buckets import bucket_shapes
 from nigaoe.train.cluster import connected
 from nigaoe.train.config import TrainConfig
 from nigaoe.train.records.check_page import choose_shown, thumbnails_of, write_page
@@ -24,6 +23,7 @@ from nigaoe.train.records.quarantine import write_quarantine
 from nigaoe.train.records.reading import all_records
 from nigaoe.train.records.record import Record
 from nigaoe.train.records.tally import Demands, Tally
+from nigaoe.train.samples.buckets import bucket_shapes
 
 CHUNK_ROWS = 64
 """Rows per task: some seconds of work, and the most that waits for its turn to be counted."""

@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from nigaoe.train.buckets import Shape, nearest
 from nigaoe.train.records.check_report import DatasetCheck
 from nigaoe.train.records.findings import LEAST_SEEN, MAX_ENLARGEMENT, Finding, is_left_out
 from nigaoe.train.records.histograms import Histogram, histogram
 from nigaoe.train.records.looking import Look, RowLook
 from nigaoe.train.records.record import Record
+from nigaoe.train.samples.buckets import Shape, nearest
 
 ASPECT_STEPS = 6
 """Bins of aspect ratio per octave."""

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from nigaoe.train.batches import Batch
-from nigaoe.train.draws import Draws
-from nigaoe.train.objective import AdapterObjective
-from nigaoe.train.sampler import seed_of
+from nigaoe.train.running.objective import AdapterObjective
+from nigaoe.train.samples.batches import Batch
+from nigaoe.train.samples.draws import Draws
+from nigaoe.train.samples.sampler import seed_of
 
 BANDS = 4
 

@@ -18,16 +18,16 @@ from nigaoe.core.faces.encoder import FaceEncoder
 from nigaoe.core.image_encoders import ImageEncoder
 from nigaoe.core.image_prompts.conditioner import Conditioner
 from nigaoe.train.config import DropConfig, TrainConfig
-from nigaoe.train.features import FeatureEncoder
-from nigaoe.train.history import ValidationResult, grid_path, write_validation
-from nigaoe.train.objective import AdapterObjective
 from nigaoe.train.preparing.recipe import recipe_of
 from nigaoe.train.preparing.rows import RowReader
 from nigaoe.train.records.record import Record
+from nigaoe.train.running.objective import AdapterObjective
+from nigaoe.train.samples.features import FeatureEncoder
 from nigaoe.train.validating.bands import band_losses
 from nigaoe.train.validating.likeness import clip_vectors, face_vectors, likeness
 from nigaoe.train.validating.pictures import Person, choose_people, draw, labelled_grid
 from nigaoe.train.validating.rows import DecodedRow, batches, decode_rows, in_fixed_order
+from nigaoe.train.watching.history import ValidationResult, grid_path, write_validation
 
 NOTHING_DROPPED = DropConfig(image=0, text=0, both=0)
 

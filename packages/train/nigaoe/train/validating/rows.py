@@ -6,18 +6,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from nigaoe.train.records.pictures import read_picture
 from torch import Tensor
 
 from nigaoe.core.bases import Base
 from nigaoe.core.errors import ImageError
-from nigaoe.train.batches import Batch
-from nigaoe.train.buckets import Shape, nearest
 from nigaoe.train.config import DataConfig
-from nigaoe.train.features import FeatureEncoder, SeenPicture
 from nigaoe.train.preparing.rows import RowReader, Views, normalised, prompting
+from nigaoe.train.records.pictures import read_picture
 from nigaoe.train.records.record import Record
-from nigaoe.train.sampler import seed_of
+from nigaoe.train.samples.batches import Batch
+from nigaoe.train.samples.buckets import Shape, nearest
+from nigaoe.train.samples.features import FeatureEncoder, SeenPicture
+from nigaoe.train.samples.sampler import seed_of
 
 ROWS_AT_ONCE = 8
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args
 
 from nigaoe.core.errors import ConfigError
 from nigaoe.train.config import TrackingConfig, TrackingMode, TrainConfig
-from nigaoe.train.history import METRICS_FILE, ValidationResult, grid_path, read_validations
+from nigaoe.train.watching.history import METRICS_FILE, ValidationResult, grid_path, read_validations
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from nigaoe.core.atomic import write_whole
 from nigaoe.core.pages import data_uri, render_page
 from nigaoe.core.picture_grid import picture_grid
-from nigaoe.train.plan_table import duration
+from nigaoe.train.planning.table import duration
 
 REPORT_FILE, PAGE_FILE, GRID_FILE = "sweep.json", "report.html", "grid.png"
 PICTURES = "pictures"

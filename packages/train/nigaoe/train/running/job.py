@@ -12,22 +12,22 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from nigaoe.core.adapters.files import load_adapter, read_adapter_file
 from nigaoe.core.errors import ConfigError
 from nigaoe.core.manifests import write_json
-from nigaoe.train import failures
-from nigaoe.train.claims import claim
 from nigaoe.train.cluster import connected
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.features import PreparedFeatures, read_features
-from nigaoe.train.loop import train_loop
-from nigaoe.train.page_keeper import PageKeeper
-from nigaoe.train.places import with_absolute_paths
 from nigaoe.train.preparing.requirements import require_prepared_for
-from nigaoe.train.progress import ProgressBar, ProgressBoard
-from nigaoe.train.publishing import MANIFEST_NAME, describe_adapter, publish
 from nigaoe.train.records.reading import source_fingerprint
-from nigaoe.train.run_page import write_run_page
-from nigaoe.train.tracking import log_last_validations, with_tracking_mode
-from nigaoe.train.trainable import require_trainable
-from nigaoe.train.validation import ray_validation
+from nigaoe.train.running import failures
+from nigaoe.train.running.claims import claim
+from nigaoe.train.running.loop import train_loop
+from nigaoe.train.running.trainable import require_trainable
+from nigaoe.train.samples.features import PreparedFeatures, read_features
+from nigaoe.train.shipping.places import with_absolute_paths
+from nigaoe.train.shipping.publish import MANIFEST_NAME, describe_adapter, publish
+from nigaoe.train.validating.task import ray_validation
+from nigaoe.train.watching.page import write_run_page
+from nigaoe.train.watching.page_keeper import PageKeeper
+from nigaoe.train.watching.progress import ProgressBar, ProgressBoard
+from nigaoe.train.watching.tracking import log_last_validations, with_tracking_mode
 
 
 def train(config: TrainConfig) -> Path:

@@ -8,12 +8,12 @@ from PIL import Image
 
 from nigaoe.core.image_encoders import load_image_encoder
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.history import ValidationResult, write_validation
 from nigaoe.train.records.splitting import held_out_records
-from nigaoe.train.sweep_page import PICTURES
+from nigaoe.train.sweeping.page import PICTURES
 from nigaoe.train.validating.likeness import clip_vectors, likeness
 from nigaoe.train.validating.measure import measure_adapter
 from nigaoe.train.validating.pictures import Person
+from nigaoe.train.watching.history import ValidationResult, write_validation
 
 _REFERENCE_PX = 512
 

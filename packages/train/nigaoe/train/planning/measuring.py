@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from nigaoe.train.skeleton import Skeleton
+from nigaoe.train.planning.skeleton import Skeleton
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nigaoe.train.sampler import seed_of
+from nigaoe.train.samples.sampler import seed_of
 
 
 class Draws(NamedTuple):

@@ -12,10 +12,17 @@ from PIL import Image
 
 from nigaoe.core.atomic import write_whole
 from nigaoe.core.pages import data_uri, render_page
-from nigaoe.train import curves
-from nigaoe.train.curves import smoothed
-from nigaoe.train.history import RunHistory, ValidationResult, coarser, grid_path, read_history, read_validations
-from nigaoe.train.run_charts import chart_groups, median, points_of, waiting_for_data
+from nigaoe.train.watching import curves
+from nigaoe.train.watching.charts import chart_groups, median, points_of, waiting_for_data
+from nigaoe.train.watching.curves import smoothed
+from nigaoe.train.watching.history import (
+    RunHistory,
+    ValidationResult,
+    coarser,
+    grid_path,
+    read_history,
+    read_validations,
+)
 
 PAGE_FILE = "report.html"
 EARLIER_GRIDS = 5

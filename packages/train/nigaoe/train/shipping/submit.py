@@ -17,9 +17,9 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from nigaoe.core.errors import ConfigError, NigaoeError
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.packing import CONFIG_NAME, pack
-from nigaoe.train.places import with_absolute_paths
-from nigaoe.train.tracking import with_tracking_mode
+from nigaoe.train.shipping.packing import CONFIG_NAME, pack
+from nigaoe.train.shipping.places import with_absolute_paths
+from nigaoe.train.watching.tracking import with_tracking_mode
 
 RUN_KEY = "nigaoe.run"
 """Metadata of a job: folder of the run that it trains."""

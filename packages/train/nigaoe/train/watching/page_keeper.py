@@ -4,8 +4,8 @@ import logging
 import threading
 from pathlib import Path
 
-from nigaoe.train.history import METRICS_FILE
-from nigaoe.train.run_page import write_run_page
+from nigaoe.train.watching.history import METRICS_FILE
+from nigaoe.train.watching.page import write_run_page
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from nigaoe.core.errors import ConfigError, DataError
 from nigaoe.core.manifests import read_prepared
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.devices import GIB, Device
-from nigaoe.train.engines import deepspeed_config, micro_batch_size
-from nigaoe.train.measuring import Activations, Flops, count_flops, measure_activations, parameters
-from nigaoe.train.skeleton import build_skeleton
-from nigaoe.train.trainable import require_trainable
+from nigaoe.train.planning.devices import GIB, Device
+from nigaoe.train.planning.measuring import Activations, Flops, count_flops, measure_activations, parameters
+from nigaoe.train.planning.skeleton import build_skeleton
+from nigaoe.train.running.engines import deepspeed_config, micro_batch_size
+from nigaoe.train.running.trainable import require_trainable
 
 USUAL_SHARE = 0.4
 """Of a device's peak that a well-fed training loop reaches."""

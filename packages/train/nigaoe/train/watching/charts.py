@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from nigaoe.train import curves
-from nigaoe.train.curves import Chart, Points, Series, chart, smoothed
-from nigaoe.train.history import RunHistory, ValidationResult
+from nigaoe.train.watching import curves
+from nigaoe.train.watching.curves import Chart, Points, Series, chart, smoothed
+from nigaoe.train.watching.history import RunHistory, ValidationResult
 
 
 def chart_groups(history: RunHistory, validations: Sequence[ValidationResult]) -> list[tuple[str, list[Chart]]]:

@@ -14,21 +14,21 @@ from nigaoe.core.adapters.files import load_adapter
 from nigaoe.core.adapters.variants import Feature
 from nigaoe.core.bases import Base, load_base
 from nigaoe.core.errors import NigaoeError
-from nigaoe.train import checkpoints, failures
-from nigaoe.train.batches import Batch, TrainingData
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.devices import visible_device
-from nigaoe.train.draws import Draws
-from nigaoe.train.engines import Engine, learning_rate
-from nigaoe.train.fitting import largest_that_fits, out_of_memory
-from nigaoe.train.meter import Meter
-from nigaoe.train.objective import AdapterObjective
-from nigaoe.train.online import OnlineDataset
-from nigaoe.train.planning import flops_per_sample
-from nigaoe.train.prepared import PreparedDataset
-from nigaoe.train.shares import ReadyShares, Share, Shares
-from nigaoe.train.state import load_optimizer_state, whole_weights
-from nigaoe.train.tracking import Tracker
+from nigaoe.train.planning.devices import visible_device
+from nigaoe.train.planning.plan import flops_per_sample
+from nigaoe.train.running import checkpoints, failures
+from nigaoe.train.running.engines import Engine, learning_rate
+from nigaoe.train.running.fitting import largest_that_fits, out_of_memory
+from nigaoe.train.running.meter import Meter
+from nigaoe.train.running.objective import AdapterObjective
+from nigaoe.train.running.state import load_optimizer_state, whole_weights
+from nigaoe.train.samples.batches import Batch, TrainingData
+from nigaoe.train.samples.draws import Draws
+from nigaoe.train.samples.online import OnlineDataset
+from nigaoe.train.samples.prepared import PreparedDataset
+from nigaoe.train.samples.shares import ReadyShares, Share, Shares
+from nigaoe.train.watching.tracking import Tracker
 
 LOG_EVERY_S = 1.0
 LOOK_EVERY = 32

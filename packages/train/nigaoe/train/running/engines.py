@@ -11,7 +11,7 @@ from nigaoe.core.adapters.adapter import IPAdapter, Lora
 from nigaoe.core.attention import attention_layers
 from nigaoe.core.errors import ConfigError
 from nigaoe.train.config import OptimizerConfig, TrainConfig
-from nigaoe.train.objective import AdapterObjective
+from nigaoe.train.running.objective import AdapterObjective
 
 MOST_GATHERED = 100_000_000
 """Frozen parameters that a worker holds whole at a time under ZeRO-3."""

@@ -7,7 +7,7 @@ import time
 import torch
 from torch import Tensor
 
-from nigaoe.train.tracking import StepFigures
+from nigaoe.train.watching.tracking import StepFigures
 
 
 class Meter:

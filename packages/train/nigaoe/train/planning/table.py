@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.devices import GIB, Device
-from nigaoe.train.planning import USUAL_SHARE, TrainingPlan, largest_micro_batch
+from nigaoe.train.planning.devices import GIB, Device
+from nigaoe.train.planning.plan import USUAL_SHARE, TrainingPlan, largest_micro_batch
 
 
 def print_plan(plan: TrainingPlan, device: Device | None, console: Console | None = None) -> None:

@@ -11,9 +11,9 @@ from nigaoe.core.adapters.variants import Feature
 from nigaoe.core.bases import Base
 from nigaoe.core.samplers.schedule import NoiseSchedule
 from nigaoe.core.unet_call import UNetCall, run_unet
-from nigaoe.train.batches import Batch
 from nigaoe.train.config import DropConfig, LossConfig
-from nigaoe.train.draws import Draws
+from nigaoe.train.samples.batches import Batch
+from nigaoe.train.samples.draws import Draws
 
 
 def drop_masks(uniform: Tensor, drop: DropConfig) -> tuple[Tensor, Tensor]:

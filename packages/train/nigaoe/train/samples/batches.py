@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nigaoe.core.adapters.variants import Feature
-from nigaoe.train.features import PreparedFeatures
+from nigaoe.train.samples.features import PreparedFeatures
 
 
 class Batch(NamedTuple):

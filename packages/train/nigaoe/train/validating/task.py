@@ -21,7 +21,7 @@ from ray.train import Checkpoint, ValidationConfig, ValidationTaskConfig
 
 from nigaoe.core.errors import NigaoeError
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.history import ValidationResult, write_validation
+from nigaoe.train.watching.history import ValidationResult, write_validation
 
 ADAPTER_FILE, NOTE_FILE = "adapter.safetensors", "nigaoe.json"
 """Of a checkpoint."""

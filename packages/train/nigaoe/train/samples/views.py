@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageOps
 
 from nigaoe.core.errors import ConfigError
-from nigaoe.train.buckets import Shape
+from nigaoe.train.samples.buckets import Shape
 
 CLOSEST = 1.15
 """The most that a view is enlarged beyond what covers its bucket."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nigaoe.core.adapters.adapter import IPAdapter
-from nigaoe.train.engines import Engine
+from nigaoe.train.running.engines import Engine
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

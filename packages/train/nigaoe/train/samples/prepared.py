@@ -11,10 +11,10 @@ from torch import Tensor
 
 from nigaoe.core.adapters.variants import Feature
 from nigaoe.core.manifests import PreparedManifest, read_prepared
-from nigaoe.train.batches import Batch
-from nigaoe.train.choices import Choice, People, choose, index_name
-from nigaoe.train.features import PreparedFeatures, read_features
-from nigaoe.train.row_files import RowFile
+from nigaoe.train.samples.batches import Batch
+from nigaoe.train.samples.choices import Choice, People, choose, index_name
+from nigaoe.train.samples.features import PreparedFeatures, read_features
+from nigaoe.train.samples.row_files import RowFile
 
 OPEN_FILES = 128
 """Shards that are kept open; opening one costs less than a tenth of a millisecond where storage is near."""

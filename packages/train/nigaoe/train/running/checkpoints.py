@@ -15,8 +15,8 @@ from torch import Tensor
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import ORIGIN_KEY, save_adapter
 from nigaoe.core.errors import DataError
-from nigaoe.train.engines import Engine
-from nigaoe.train.state import optimizer_state, whole_weights
+from nigaoe.train.running.engines import Engine
+from nigaoe.train.running.state import optimizer_state, whole_weights
 
 ADAPTER, STATE, NOTE = "adapter.safetensors", "state.safetensors", "nigaoe.json"
 """The weights to be used: the average where there is one; what else training goes on from; and where it stood."""

@@ -22,9 +22,9 @@ from nigaoe.core.errors import ConfigError, NigaoeError
 from nigaoe.core.manifests import read_adapter_manifest
 from nigaoe.train.cluster import connected
 from nigaoe.train.config import ClusterConfig, TrainConfig
-from nigaoe.train.history import ValidationResult, read_history, read_validations
-from nigaoe.train.sweep_cells import Cell, SweepConfig, expand
-from nigaoe.train.sweep_page import SweepReport, SweepRow, write_sweep_page
+from nigaoe.train.sweeping.cells import Cell, SweepConfig, expand
+from nigaoe.train.sweeping.page import SweepReport, SweepRow, write_sweep_page
+from nigaoe.train.watching.history import ValidationResult, read_history, read_validations
 
 Say = Callable[[str], object]
 
@@ -165,7 +165,7 @@ def _measure(config_json: dict[str, Any], scale: float, judge: str) -> None:
     # Here, so that the driver need not load torch's world.
     import torch
 
-    from nigaoe.train.sweep_drawing import draw_at_scale
+    from nigaoe.train.sweeping.drawing import draw_at_scale
 
     config = TrainConfig.model_validate(config_json)
     assert config.validation is not None

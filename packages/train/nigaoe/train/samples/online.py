@@ -14,18 +14,25 @@ from nigaoe.core.base_parts import load_autoencoder
 from nigaoe.core.bases import Base, encode_pixels
 from nigaoe.core.errors import DataError, ImageError
 from nigaoe.core.image_encoders import ImageEncoder, load_image_encoder
-from nigaoe.train.batches import Batch
-from nigaoe.train.buckets import Shape, nearest
-from nigaoe.train.choices import Choice, People, choose, people_columns
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.features import PreparedFeatures, SeenPicture, asks_clip, encode_seen, features_of_nothing, reading
-from nigaoe.train.prepared import posterior_samples
 from nigaoe.train.preparing.recipe import recipe_of
 from nigaoe.train.preparing.rows import RowReader, Views, normalised, prompting
 from nigaoe.train.preparing.survey import survey
 from nigaoe.train.records.pictures import read_picture
 from nigaoe.train.records.record import Record
 from nigaoe.train.records.splitting import training_records
+from nigaoe.train.samples.batches import Batch
+from nigaoe.train.samples.buckets import Shape, nearest
+from nigaoe.train.samples.choices import Choice, People, choose, people_columns
+from nigaoe.train.samples.features import (
+    PreparedFeatures,
+    SeenPicture,
+    asks_clip,
+    encode_seen,
+    features_of_nothing,
+    reading,
+)
+from nigaoe.train.samples.prepared import posterior_samples
 
 DECODERS = 4
 """Threads; Pillow decodes and resizes without holding Python's lock."""

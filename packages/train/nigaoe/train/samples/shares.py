@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from nigaoe.core.samplers.timestep_bias import timestep_weights
-from nigaoe.train.batches import Batch, TrainingData
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.draws import Draws, draw, sample_generator
-from nigaoe.train.engines import micro_batch_size
-from nigaoe.train.sampler import SampleOrder
+from nigaoe.train.running.engines import micro_batch_size
+from nigaoe.train.samples.batches import Batch, TrainingData
+from nigaoe.train.samples.draws import Draws, draw, sample_generator
+from nigaoe.train.samples.sampler import SampleOrder
 
 READY = 2
 """Steps held ready."""

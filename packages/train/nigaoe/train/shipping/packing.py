@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nigaoe.core.errors import ConfigError
-from nigaoe.train.code_version import checkout_commit
+from nigaoe.train.shipping.code_version import checkout_commit
 
 CONFIG_NAME = "train.yaml"
 LIMIT_BYTES = 100 * 2**20
@@ -61,7 +61,7 @@ def _walk(code: Path) -> Iterator[Path]:
 
 
 def _installed_name(name: Path) -> Path | None:
-    """Where an install puts a file of a checkout: `packages/train/nigaoe/train/loop.py` at `nigaoe/train/loop.py`."""
+    """Where an install puts a file of a checkout: `packages/train/nigaoe/.../loop.py` at `nigaoe/.../loop.py`."""
     is_code = len(name.parts) > 3 and name.parts[0] == "packages" and name.parts[2] == "nigaoe"
     return Path(*name.parts[2:]) if is_code else None
 
