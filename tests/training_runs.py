@@ -51,11 +51,11 @@ def start(verb: str, config: Path) -> subprocess.Popen[str]:
     )
 
 
-def run(verb: str, config: Path) -> str:
+def run(verb: str, config: Path, timeout_s: float = TIMEOUT_S) -> str:
     """A `nigaoe` command to its good end; returns what it said."""
     process = start(verb, config)
     try:
-        output, _ = process.communicate(timeout=TIMEOUT_S)
+        output, _ = process.communicate(timeout=timeout_s)
     finally:
         process.kill()
         process.wait()

@@ -89,7 +89,7 @@ class Ours:
         """What the loop does of a step."""
         config = self.world.config
         self.engine.set_learning_rate(learning_rate(share.step, config.steps, config.optimizer))
-        losses = [self.engine.accumulate(batch, draws) for batch, draws in share.parts]
+        losses = [self.engine.accumulate(*part) for part in share.parts]
         self.engine.step()
         return torch.stack(losses).mean()
 
@@ -134,7 +134,7 @@ class Plain:
 def samples_of(world: World, data: TrainingData, share: Share) -> list[Sample]:
     """The files of a share, in its order, with what it drops."""
     folder, drop = Path(world.config.data.source).parent, world.config.drop
-    uniform = [float(u) for _, draws in share.parts for u in draws.uniform]
+    uniform = [float(u) for part in share.parts for u in part.draws.uniform]
     names = data.keys(share.bucket, share.rows)
     return [
         Sample(folder / name, f"a photo of person {int(name[:-4])}", *drops(u, drop.image, drop.text, drop.both))
@@ -144,7 +144,7 @@ def samples_of(world: World, data: TrainingData, share: Share) -> list[Sample]:
 
 def posterior_noise(world: World, share: Share) -> Tensor:
     """What the share drew to sample latents, [B, C, h, w]."""
-    config, (batch, _) = world.config, share.parts[0]
+    config, (batch, *_) = world.config, share.parts[0]
     first = share.step * config.batch_size
     generators = [sample_generator(config.seed, first + i) for i in range(config.batch_size)]
     choices = [choose(generator, 1, 1, batch.latents.shape[1:]) for generator in generators]
@@ -164,7 +164,7 @@ def loss_gaps(world: World, ours: Ours, plain: Plain) -> dict[str, float]:
     plain.restart(ours.start)
 
     def drawn(step: int) -> tuple[Tensor, Tensor, Tensor]:
-        _, draws = shares[step].parts[0]
+        draws = shares[step].parts[0].draws
         return posterior_noise(world, shares[step]), draws.noise.to(device), draws.timesteps.to(device)
 
     batches = plain.loader([sample for some in samples for sample in some], 0)
@@ -177,7 +177,7 @@ def loss_gaps(world: World, ours: Ours, plain: Plain) -> dict[str, float]:
 
 def _loss_given(ours: Ours, plain: Plain, share: Share, samples: Sequence[Sample]) -> float:
     """Of a plain step on the latents and embeddings of a share."""
-    (batch, draws), device, frozen = share.parts[0], ours.world.device, plain.frozen
+    (batch, draws, _), device, frozen = share.parts[0], ours.world.device, plain.frozen
     texts = ["" if sample.drops_text else sample.text for sample in samples]
     ids = token_ids(frozen.tokenizer, texts)
     kept = torch.tensor([not sample.drops_image for sample in samples])[:, None]

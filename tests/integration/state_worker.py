@@ -19,13 +19,16 @@ from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.variants import Feature
 from nigaoe.core.bases import Base, load_base
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.running.engines import Engine, micro_batch_size
+from nigaoe.train.running.engines import Engine
 from nigaoe.train.running.objective import AdapterObjective
 from nigaoe.train.running.state import load_optimizer_state, optimizer_state, whole_weights
 from nigaoe.train.samples.batches import Batch
+from nigaoe.train.samples.division import divide
 from nigaoe.train.samples.draws import Draws, draw, sample_generator
 
-STEPS, SAVED, BATCH = 6, 3, 8
+STEPS, SAVED = 6, 3
+BATCH = 7
+"""Which nobody can share evenly."""
 WIDTHS: dict[Feature, int] = {"image_embeds": 24, "hidden_states": 20, "identity": 512}
 State = dict[str, Tensor]
 
@@ -72,11 +75,11 @@ def run(base_path: str, wanted: TrainConfig, world_size: int, begin: tuple[State
     if begin is not None:
         load_optimizer_state(engine, adapter, begin[1], SAVED)
     saved: Any = None
-    share, micro = BATCH // world_size, micro_batch_size(wanted, world_size)
+    division = divide(BATCH, world_size, wanted.micro_batch_size)
     for step in range(0 if begin is None else SAVED, STEPS):
-        first = dist.get_rank() * share
-        for start in range(first, first + share, micro):
-            engine.accumulate(*part(base, adapter, step, start, start + micro))
+        for number in range(division.accumulation):
+            own = division.part(dist.get_rank(), number)
+            engine.accumulate(*part(base, adapter, step, own.start, own.stop), division.weight(own))
         engine.step()
         if step + 1 == SAVED:
             with whole_weights(engine, adapter) as weights:

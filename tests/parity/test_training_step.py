@@ -237,7 +237,7 @@ def _samples(group: Group, kind: Kind, source: str) -> tuple[Batch, Draws]:
     """The whole batch, of all workers."""
     names = [f"samples-{group.world_size}-{rank}.pt" for rank in range(group.world_size)]
     found = [torch.load(group.folder / name, weights_only=False) for name in names]
-    batches, draws = zip(*(part for one in found for part in one[kind][source]), strict=True)
+    batches, draws, _ = zip(*(part for one in found for part in one[kind][source]), strict=True)
     features = {name: torch.cat([batch.features[name] for batch in batches]) for name in batches[0].features}
     rest = {
         name: torch.cat([getattr(batch, name) for batch in batches]) for name in ("latents", "token_ids", "time_ids")
@@ -302,7 +302,7 @@ def test_a_cached_step_from_files(
     prepare_here(config)
     data = PreparedDataset.open(config.data.prepared)
     share = Shares(config, data, 1000).at(0)
-    ((batch, draws),) = share.parts
+    ((batch, draws, _),) = share.parts
     plain, side_px = PlainWorld(tiny_base("sd"), encoder, kind), SIDE_PX
     frozen, names = plain.frozen, data.keys(share.bucket, share.rows)
     samples = [

@@ -70,7 +70,7 @@ def test_before_the_first_checkpoint_anything_may_change(tmp_path: Path) -> None
     claim(_config(tmp_path, batch_size=2), "other")
 
 
-def test_every_number_of_workers_that_may_come_shares_the_batch(tmp_path: Path) -> None:
-    _config(tmp_path, batch_size=12, cluster={"num_workers": 4, "min_workers": 2})
-    with pytest.raises(ValueError, match="batch_size 8 cannot be shared by 3 workers"):
-        _config(tmp_path, batch_size=8, cluster={"num_workers": 4, "min_workers": 2})
+def test_every_worker_has_a_picture(tmp_path: Path) -> None:
+    _config(tmp_path, batch_size=8, cluster={"num_workers": 4, "min_workers": 2})
+    with pytest.raises(ValueError, match="batch_size 3 has no picture for some of 4 workers; take 4 or more"):
+        _config(tmp_path, batch_size=3, cluster={"num_workers": 4})

@@ -46,7 +46,7 @@ def losses(folder: Path) -> list[float]:
     seen = []
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = learning_rate(step, STEPS, config.optimizer)
-        ((batch, draws),) = shares.at(step).parts
+        ((batch, draws, _),) = shares.at(step).parts
         loss = objective(batch, draws)
         optimizer.zero_grad()
         loss.backward()

@@ -251,11 +251,12 @@ class TrainConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _divides(self) -> Self:
-        fewest = self.cluster.min_workers or self.cluster.num_workers
-        for workers in range(fewest, self.cluster.num_workers + 1):
-            if self.batch_size % workers:
-                raise ValueError(f"batch_size {self.batch_size} cannot be shared by {workers} workers; take a multiple")
+    def _has_work_for_all(self) -> Self:
+        workers = self.cluster.num_workers
+        if self.batch_size < workers:
+            raise ValueError(
+                f"batch_size {self.batch_size} has no picture for some of {workers} workers; take {workers} or more"
+            )
         return self
 
     @model_validator(mode="after")

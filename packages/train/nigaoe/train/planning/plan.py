@@ -11,8 +11,9 @@ from nigaoe.train.config import TrainConfig
 from nigaoe.train.planning.devices import GIB, Device
 from nigaoe.train.planning.measuring import Activations, Flops, count_flops, measure_activations, parameters
 from nigaoe.train.planning.skeleton import build_skeleton
-from nigaoe.train.running.engines import deepspeed_config, micro_batch_size
+from nigaoe.train.running.engines import deepspeed_config
 from nigaoe.train.running.trainable import require_trainable
+from nigaoe.train.samples.division import Division, divide
 
 USUAL_SHARE = 0.4
 """Of a device's peak that a well-fed training loop reaches."""
@@ -58,7 +59,7 @@ class TrainingPlan:
     @property
     def accumulation(self) -> int:
         """Micro-batches per worker and step."""
-        return self.config.batch_size // self.config.cluster.num_workers // self.micro_batch
+        return _division(self.config).accumulation
 
     @property
     def memory_bytes(self) -> int:
@@ -81,12 +82,11 @@ def plan(config: TrainConfig) -> TrainingPlan:
     """Count everything; some seconds.
 
     Raises:
-        ConfigError: A base that cannot be trained on, or a batch that its workers cannot share.
+        ConfigError: A base that cannot be trained on.
         BaseModelError: The base or the image encoder cannot be found.
     """
     require_trainable(config.base)
     skeleton = build_skeleton(config)
-    micro_batch = micro_batch_size(config, config.cluster.num_workers)
     trainable = parameters(skeleton.adapter)
     frozen = {
         "UNet": parameters(skeleton.unet),
@@ -102,7 +102,7 @@ def plan(config: TrainConfig) -> TrainingPlan:
         trainable=trainable,
         frozen=frozen,
         rows=_prepared_rows(config),
-        micro_batch=micro_batch,
+        micro_batch=_division(config).micro_batch_size,
         flops=count_flops(skeleton, gradient_checkpointing=config.gradient_checkpointing),
         fixed_memory=fixed_memory(config, frozen, trainable),
         activations=measure_activations(
@@ -110,6 +110,10 @@ def plan(config: TrainConfig) -> TrainingPlan:
         ),
         checkpoint=_checkpoint_parts(config, trainable),
     )
+
+
+def _division(config: TrainConfig) -> Division:
+    return divide(config.batch_size, config.cluster.num_workers, config.micro_batch_size)
 
 
 def flops_per_sample(config: TrainConfig) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from nigaoe.core.adapters.adapter import IPAdapter, Lora
@@ -12,24 +13,12 @@ from nigaoe.core.attention import attention_layers
 from nigaoe.core.errors import ConfigError
 from nigaoe.train.config import OptimizerConfig, TrainConfig
 from nigaoe.train.running.objective import AdapterObjective
+from nigaoe.train.samples.batches import Batch
+from nigaoe.train.samples.division import divide
+from nigaoe.train.samples.draws import Draws
 
 MOST_GATHERED = 100_000_000
 """Frozen parameters that a worker holds whole at a time under ZeRO-3."""
-
-
-def micro_batch_size(config: TrainConfig, world_size: int) -> int:
-    """What a worker computes at once: the largest divisor of its share of a batch that is not more than was asked.
-
-    Raises:
-        ConfigError: The batch cannot be shared by so many.
-    """
-    share, rest = divmod(config.batch_size, world_size)
-    if rest:
-        raise ConfigError(
-            f"batch_size {config.batch_size} cannot be shared by {world_size} workers; take a multiple of them"
-        )
-    most = min(share, config.micro_batch_size or share)
-    return max(size for size in range(1, most + 1) if share % size == 0)
 
 
 def deepspeed_config(config: TrainConfig, world_size: int, trainable: int) -> dict[str, Any]:
@@ -37,7 +26,7 @@ def deepspeed_config(config: TrainConfig, world_size: int, trainable: int) -> di
 
     `trainable`: parameters.
     """
-    micro = micro_batch_size(config, world_size)
+    division = divide(config.batch_size, world_size, config.micro_batch_size)
     where = {"optimizer": ("optimizer",), "all": ("optimizer", "param"), "none": ()}[config.deepspeed.offload]
     stage = config.deepspeed.zero_stage
     zero: dict[str, Any] = {
@@ -52,8 +41,8 @@ def deepspeed_config(config: TrainConfig, world_size: int, trainable: int) -> di
         **{f"offload_{part}": {"device": "cpu", "pin_memory": torch.cuda.is_available()} for part in where},
     }
     return {
-        "train_micro_batch_size_per_gpu": micro,
-        "gradient_accumulation_steps": config.batch_size // world_size // micro,
+        "train_micro_batch_size_per_gpu": division.micro_batch_size,
+        "gradient_accumulation_steps": division.accumulation,
         # Without ZeRO the norm is taken in `Engine.step`, where nothing waits for the device.
         "gradient_clipping": config.optimizer.max_grad_norm if stage else 0.0,
         "zero_optimization": zero,
@@ -123,13 +112,19 @@ class Engine:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = lr
 
-    def accumulate(self, *inputs: Any) -> Tensor:
-        """Forward and backward of a part of the batch; returns its loss, detached."""
-        loss: Tensor = self.engine(*inputs)
+    def accumulate(self, batch: Batch, draws: Draws, weight: float = 1.0) -> Tensor:
+        """Forward and backward of a part of the batch; returns its loss, weighted and detached."""
+        loss: Tensor = self.engine(batch, draws) * weight
         self.engine.backward(loss)
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()
         return loss.detach()
+
+    def mean(self, loss: Tensor) -> Tensor:
+        """Over all workers."""
+        if self.world_size > 1:
+            dist.all_reduce(loss)
+        return loss / self.world_size
 
     def step(self) -> Tensor:
         """Take the step, once every part has been accumulated; returns the norm of the gradient before clipping."""

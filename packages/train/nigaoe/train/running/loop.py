@@ -117,22 +117,21 @@ class Worker:
         lr = learning_rate(share.step, self.config.steps, self.config.optimizer)
         self.engine.set_learning_rate(lr)
         losses = []
-        for batch, draws in share.parts:
+        failed = None
+        for part in share.parts:
             try:
-                losses.append(self.engine.accumulate(batch, draws))
+                losses.append(self.engine.accumulate(*part))
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
                     raise
-                failed = (batch, draws)
+                failed = part
                 break
-        else:
-            failed = None
         if failed is not None:
             # Out of the `except` block, whose frames hold the memory of the call that failed.
-            raise self._too_large(*failed)
+            raise self._too_large(failed.batch, failed.draws)
         norm = self.engine.step()
         self._update_average(share.step)
-        self.meter.add(share.step, torch.stack(losses).mean(), norm)
+        self.meter.add(share.step, self.engine.mean(torch.stack(losses).mean()), norm)
 
     def _look(self, waited_s: float, done: int) -> None:
         """What is due after `done` steps: figures, a look for numbers that are none, a checkpoint."""

@@ -11,13 +11,22 @@ from torch import Tensor
 
 from nigaoe.core.samplers.timestep_bias import timestep_weights
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.running.engines import micro_batch_size
 from nigaoe.train.samples.batches import Batch, TrainingData
+from nigaoe.train.samples.division import divide
 from nigaoe.train.samples.draws import Draws, draw, sample_generator
 from nigaoe.train.samples.sampler import SampleOrder
 
 READY = 2
 """Steps held ready."""
+
+
+class Part(NamedTuple):
+    """What is computed at once."""
+
+    batch: Batch
+    draws: Draws
+    weight: float
+    """What its mean counts in the mean over all parts of all workers."""
 
 
 class Share(NamedTuple):
@@ -27,12 +36,12 @@ class Share(NamedTuple):
     bucket: int
     rows: Tensor
     """Of the whole batch, over all workers, int64 [batch_size]."""
-    parts: Sequence[tuple[Batch, Draws]]
-    """What is computed at once, one after the other."""
+    parts: Sequence[Part]
+    """Computed one after the other."""
 
 
 class Shares:
-    """The share of `rank` of every step: of the batch, the samples from `rank * share` on.
+    """The share of each worker of every step.
 
     Every sample draws from a generator of its position in the run, so that neither the number of workers nor the size
     of their parts changes what is learnt, rounding aside.
@@ -48,20 +57,26 @@ class Shares:
         """The share of a worker."""
         config = self._config
         bucket, rows = self._order.at(step)
-        micro, size = micro_batch_size(config, world_size), config.batch_size // world_size
-        starts = range(rank * size, (rank + 1) * size, micro)
-        return Share(step, bucket, rows, [self._part(step, bucket, rows, start, start + micro) for start in starts])
+        division = divide(config.batch_size, world_size, config.micro_batch_size)
+        parts = [division.part(rank, number) for number in range(division.accumulation)]
+        return Share(
+            step, bucket, rows, [self._part(step, bucket, rows, part, division.weight(part)) for part in parts]
+        )
 
     def names(self, step: int) -> list[str]:
         """Of all rows in a step's batch, for messages."""
         return self._data.keys(*self._order.at(step))
 
-    def _part(self, step: int, bucket: int, rows: Tensor, start: int, end: int) -> tuple[Batch, Draws]:
+    def _part(self, step: int, bucket: int, rows: Tensor, part: range, weight: float) -> Part:
         first, seed = step * self._config.batch_size, self._config.seed
-        generators = [sample_generator(seed, first + i) for i in range(start, end)]
-        batch = self._data.batch(bucket, rows[start:end], generators)
+        # Who has nothing to compute must compute something: workers wait for one another inside a call.
+        part = part or range(1)
+        generators = [sample_generator(seed, first + i) for i in part]
+        batch = self._data.batch(bucket, rows[part.start : part.stop], generators)
         draws = draw(batch.latents.shape[1:], self._weights, self._config.loss.noise_offset, generators)
-        return _pinned(batch, draws) if torch.cuda.is_available() else (batch, draws)
+        if torch.cuda.is_available():
+            batch, draws = _pinned(batch, draws)
+        return Part(batch, draws, weight)
 
 
 class ReadyShares:
