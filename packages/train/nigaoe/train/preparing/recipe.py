@@ -1,10 +1,10 @@
 """How rows of a dataset become what a step reads: all that decides it, small enough to send to every worker."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from nigaoe.core.adapters.variants import Variant, variant_named
 from nigaoe.train.config import TrainConfig
+from nigaoe.train.places import everywhere, face_encoder_everywhere
 from nigaoe.train.running.trainable import require_trainable
 from nigaoe.train.samples.buckets import Shape, bucket_shapes
 from nigaoe.train.samples.views import Augmentation, require_views
@@ -54,15 +54,3 @@ def recipe_of(config: TrainConfig) -> Recipe:
         views=data.views,
         augment=tuple(data.augment) if data.views > 1 else (),
     )
-
-
-def everywhere(name: str) -> str:
-    """A name that is a folder or file here as an absolute path."""
-    path = Path(name)
-    return str(path.resolve()) if path.exists() and not name.startswith("toy/") else name
-
-
-def face_encoder_everywhere(name: str) -> str:
-    """A face encoder whose files are named by an absolute path."""
-    kind, colon, where = name.partition(":")
-    return f"{kind}:{Path(where).expanduser().resolve()}" if colon else name

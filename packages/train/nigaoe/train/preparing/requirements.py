@@ -7,8 +7,9 @@ from pathlib import Path
 from nigaoe.core.errors import ConfigError, DataError
 from nigaoe.core.manifests import PreparedManifest, read_prepared
 from nigaoe.train.config import DataConfig, TrainConfig
+from nigaoe.train.places import everywhere, face_encoder_everywhere
 from nigaoe.train.preparing import hashes
-from nigaoe.train.preparing.recipe import everywhere, face_encoder_everywhere, recipe_of
+from nigaoe.train.preparing.recipe import recipe_of
 from nigaoe.train.records.reading import source_fingerprint
 from nigaoe.train.samples.choices import index_name
 from nigaoe.train.samples.features import read_features, reading

@@ -14,6 +14,7 @@ from nigaoe.core.errors import ConfigError
 from nigaoe.core.manifests import write_json
 from nigaoe.train.cluster import connected
 from nigaoe.train.config import TrainConfig
+from nigaoe.train.places import with_absolute_paths
 from nigaoe.train.preparing.requirements import require_prepared_for
 from nigaoe.train.records.reading import source_fingerprint
 from nigaoe.train.running import failures
@@ -21,7 +22,6 @@ from nigaoe.train.running.claims import claim
 from nigaoe.train.running.loop import train_loop
 from nigaoe.train.running.trainable import require_trainable
 from nigaoe.train.samples.features import PreparedFeatures, read_features
-from nigaoe.train.shipping.places import with_absolute_paths
 from nigaoe.train.shipping.publish import MANIFEST_NAME, describe_adapter, publish
 from nigaoe.train.validating.task import ray_validation
 from nigaoe.train.watching.page import write_run_page

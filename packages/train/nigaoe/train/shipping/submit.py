@@ -17,8 +17,8 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from nigaoe.core.errors import ConfigError, NigaoeError
 from nigaoe.train.config import TrainConfig
+from nigaoe.train.places import with_absolute_paths
 from nigaoe.train.shipping.packing import CONFIG_NAME, pack
-from nigaoe.train.shipping.places import with_absolute_paths
 from nigaoe.train.watching.tracking import with_tracking_mode
 
 RUN_KEY = "nigaoe.run"

@@ -15,8 +15,8 @@ from pydantic import Field, field_validator
 from nigaoe.core.config import Config, parse_config, read_values, set_value
 from nigaoe.core.errors import ConfigError
 from nigaoe.train.config import TrainConfig
+from nigaoe.train.places import with_absolute_paths
 from nigaoe.train.samples.features import reading
-from nigaoe.train.shipping.places import with_absolute_paths
 
 SCALE = "scale"
 """The key of a grid that needs no training: how strongly adapters are used when they draw."""

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.preparing.recipe import everywhere
 from nigaoe.train.records.storage import absolute
 
 
@@ -16,7 +15,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
         update={
             "base": everywhere(config.base),
             "image_encoder": everywhere(config.image_encoder),
-            "face_encoder": _face_encoder(config.face_encoder),
+            "face_encoder": None if config.face_encoder is None else face_encoder_everywhere(config.face_encoder),
             "out": config.out.resolve(),
             "data": data.model_copy(update={**files, **sources}),
             "init_from": _resolved(config.init_from),
@@ -25,14 +24,21 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     )
 
 
+def everywhere(name: str) -> str:
+    """A name that is a folder or file here as an absolute path."""
+    path = Path(name)
+    return str(path.resolve()) if path.exists() and not name.startswith("toy/") else name
+
+
+def face_encoder_everywhere(name: str) -> str:
+    """A face encoder whose files are named by an absolute path."""
+    kind, colon, where = name.partition(":")
+    return f"{kind}:{Path(where).expanduser().resolve()}" if colon else name
+
+
 def _resolved(path: Path | None) -> Path | None:
     return None if path is None else path.resolve()
 
 
 def _absolute(uri: str | None) -> str | None:
     return None if uri is None else absolute(uri)
-
-
-def _face_encoder(name: str | None) -> str | None:
-    kind, colon, where = (name or "").partition(":")
-    return f"{kind}:{Path(where).expanduser().resolve()}" if colon else name
