@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from nigaoe.core import storage
 from nigaoe.core.errors import DataError, ImageError
 from nigaoe.train.config import DataConfig
-from nigaoe.train.records import storage
 from nigaoe.train.records.formats.tar_members import tar_members
 from nigaoe.train.records.parquet_files import _group, _group_starts
 from nigaoe.train.records.patterns import expand_braces

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from nigaoe.core.storage import absolute
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.records.storage import absolute
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:

@@ -8,11 +8,11 @@ from typing import IO, NamedTuple
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from nigaoe.core import storage
 from nigaoe.core.errors import ImageError
-from nigaoe.train.records import storage
+from nigaoe.core.stores import MissingFile, UnusableFile
 from nigaoe.train.records.pictures import picture_bytes
 from nigaoe.train.records.record import Picture, Record
-from nigaoe.train.records.stores import MissingFile, UnusableFile
 from nigaoe.train.samples.buckets import Shape
 
 THREADS = 16

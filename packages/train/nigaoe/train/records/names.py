@@ -2,7 +2,7 @@
 
 import posixpath
 
-from nigaoe.train.records import storage
+from nigaoe.core import storage
 from nigaoe.train.records.record import Picture
 
 PICTURE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "jfif", "avif")

@@ -7,10 +7,10 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
+from nigaoe.core import storage
 from nigaoe.core.errors import DataError, ImageError
-from nigaoe.train.records import storage
+from nigaoe.core.stores import in_a_sentence, locate
 from nigaoe.train.records.record import Picture
-from nigaoe.train.records.stores import in_a_sentence, locate
 
 CACHED_GROUPS = 2
 """Row groups of pictures kept per process; one is some hundred pictures as Hugging Face writes them."""

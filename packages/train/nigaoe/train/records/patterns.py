@@ -4,10 +4,10 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from nigaoe.core import storage
 from nigaoe.core.errors import DataError
-from nigaoe.train.records import storage
-from nigaoe.train.records.storage import FileStat
-from nigaoe.train.records.stores import Location, locate
+from nigaoe.core.storage import FileStat
+from nigaoe.core.stores import Location, locate
 
 BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 STARS = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}

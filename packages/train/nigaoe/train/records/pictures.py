@@ -2,12 +2,12 @@
 
 from PIL import Image
 
+from nigaoe.core import storage
 from nigaoe.core.errors import ImageError
 from nigaoe.core.images import read_image
-from nigaoe.train.records import storage
+from nigaoe.core.stores import MissingFile, UnusableFile
 from nigaoe.train.records.parquet_files import parquet_bytes
 from nigaoe.train.records.record import Picture
-from nigaoe.train.records.stores import MissingFile, UnusableFile
 
 
 def picture_bytes(picture: Picture) -> bytes:

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from nigaoe.core import storage
 from nigaoe.core.errors import DataError
-from nigaoe.train.records import storage
 
 
 def write_quarantine(path: Path, entries: Mapping[str, str]) -> None:

@@ -3,9 +3,9 @@
 import hashlib
 from collections.abc import Callable, Iterator
 
+from nigaoe.core import storage
 from nigaoe.core.errors import DataError
 from nigaoe.train.config import DataConfig, Format
-from nigaoe.train.records import storage
 from nigaoe.train.records.formats.imagefolder import read_imagefolder
 from nigaoe.train.records.formats.parquet import read_parquet
 from nigaoe.train.records.formats.picture_folder import read_folder

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nigaoe.core import storage
 from nigaoe.core.errors import DataError
+from nigaoe.core.storage import FileStat
 from nigaoe.train.config import DataConfig, Format
-from nigaoe.train.records import storage
 from nigaoe.train.records.names import is_picture_name
 from nigaoe.train.records.patterns import is_pattern, matching_files, pattern_root
-from nigaoe.train.records.storage import FileStat
 
 EXTENSIONS: dict[Format, tuple[str, ...]] = {
     "json": (".json",),

@@ -20,9 +20,9 @@ from nigaoe.core.errors import ConfigError, DataError
 from nigaoe.core.image_encoders import load_image_encoder
 from nigaoe.core.manifests import AdapterManifest, PreparedManifest, read_adapter_manifest
 from nigaoe.core.models import locate
+from nigaoe.core.storage import absolute, join, write_whole
 from nigaoe.train.config import TrainConfig
 from nigaoe.train.preparing import hashes
-from nigaoe.train.records.storage import absolute, join, write_whole
 from nigaoe.train.shipping.code_version import code_version
 from nigaoe.train.watching.history import read_history, read_validations
 

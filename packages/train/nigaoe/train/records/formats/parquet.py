@@ -4,16 +4,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
+from nigaoe.core import storage
 from nigaoe.core.errors import DataError
+from nigaoe.core.storage import FileStat
 from nigaoe.train.config import DataConfig
-from nigaoe.train.records import storage
 from nigaoe.train.records.formats.tables import key_prefix
 from nigaoe.train.records.names import PictureNames
 from nigaoe.train.records.parquet_files import has_bytes, open_parquet
 from nigaoe.train.records.record import Picture
 from nigaoe.train.records.rows import Columns, Listing, Row, choose_columns
 from nigaoe.train.records.sources import Source
-from nigaoe.train.records.storage import FileStat
 
 THREADS = 8
 """Files are listed so many at a time, for what takes the time is waiting for their storage."""

@@ -4,9 +4,10 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Iterator
 
+from nigaoe.core import storage
 from nigaoe.core.errors import DataError
+from nigaoe.core.storage import FileStat
 from nigaoe.train.config import DataConfig
-from nigaoe.train.records import storage
 from nigaoe.train.records.formats.samples import (
     Sample,
     list_samples,
@@ -18,7 +19,6 @@ from nigaoe.train.records.names import is_picture_name
 from nigaoe.train.records.record import Picture
 from nigaoe.train.records.rows import Listing
 from nigaoe.train.records.sources import Source
-from nigaoe.train.records.storage import FileStat
 
 FOLDER = "folder"
 """Column that says in which of the folders a picture is."""

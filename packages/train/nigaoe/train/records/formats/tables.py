@@ -4,14 +4,14 @@ import posixpath
 from collections.abc import Callable
 from dataclasses import replace
 
+from nigaoe.core import storage
 from nigaoe.core.errors import DataError
+from nigaoe.core.storage import FileStat
 from nigaoe.train.config import DataConfig, Format
-from nigaoe.train.records import storage
 from nigaoe.train.records.formats import csv_table, json_lines, json_list
 from nigaoe.train.records.names import PictureNames
 from nigaoe.train.records.rows import Listing, Row, choose_columns
 from nigaoe.train.records.sources import Source
-from nigaoe.train.records.storage import FileStat
 
 PARSERS: dict[Format, Callable[[str, str], list[Row]]] = {
     "json": json_list.parse,

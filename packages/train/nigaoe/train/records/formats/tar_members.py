@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
+from nigaoe.core import storage
 from nigaoe.core.errors import DataError
-from nigaoe.train.records import storage
-from nigaoe.train.records.stores import in_a_sentence, locate
+from nigaoe.core.stores import in_a_sentence, locate
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from nigaoe.core.storage import FileStat
 from nigaoe.train.config import DataConfig
 from nigaoe.train.records.formats.samples import Sample, list_samples, require_columns, text_extensions
 from nigaoe.train.records.formats.tar_members import extension_of, tar_members
@@ -10,7 +11,6 @@ from nigaoe.train.records.names import is_picture_name
 from nigaoe.train.records.record import Picture
 from nigaoe.train.records.rows import Listing
 from nigaoe.train.records.sources import Source
-from nigaoe.train.records.storage import FileStat
 
 THREADS = 8
 """Tars are read so many at a time, for what takes the time is waiting for their storage."""

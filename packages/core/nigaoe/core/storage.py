@@ -1,15 +1,15 @@
 """Files read and written by address, wherever they are; failures are one sentence, and nothing waits for ever."""
 
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from nigaoe.core import atomic
 from nigaoe.core.errors import DataError
-from nigaoe.train.records.stores import Location, MissingFile, filesystem_of, in_a_sentence, locate
+from nigaoe.core.stores import Location, MissingFile, filesystem_of, in_a_sentence, locate
 
 THREADS = 16
 """Small files are read so many at a time, for what takes the time is waiting for their storage."""
@@ -176,25 +176,11 @@ def write_whole(uri: str, content: bytes) -> None:
     location = locate(uri)
     with in_a_sentence(location, "written"):
         if not location.store:
-            _write_local(Path(location.path), content)
+            atomic.write_whole(Path(location.path), content)
             return
         # A store shows an object only once all of it has come.
         with filesystem_of(location).open_output_stream(location.path) as stream:
             stream.write(content)
-
-
-def _write_local(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own, for two machines may write to one folder.
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _missing(location: Location) -> DataError:
