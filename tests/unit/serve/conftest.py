@@ -13,8 +13,8 @@ from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import save_adapter
 from nigaoe.core.bases import load_base
 from nigaoe.serve.config import Defaults, Limits, ServeConfig
-from nigaoe.serve.ingress import create_app
-from nigaoe.serve.replica import Replica
+from nigaoe.serve.engine.replica import Replica
+from nigaoe.serve.http.app import create_app
 
 Ask = Callable[[Callable[[httpx.AsyncClient], Coroutine[Any, Any, Any]]], Any]
 

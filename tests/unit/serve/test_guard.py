@@ -11,10 +11,10 @@ from PIL import Image
 
 from nigaoe.core.errors import ImageError
 from nigaoe.serve.config import Limits, ServeConfig
-from nigaoe.serve.guard import bytes_of, order_of, read_reference
+from nigaoe.serve.http.guard import bytes_of, order_of, read_reference
+from nigaoe.serve.http.openai_schemas import PictureRequest
+from nigaoe.serve.http.problems import Problem
 from nigaoe.serve.orders import Reference
-from nigaoe.serve.problems import Problem
-from nigaoe.serve.schemas import PictureRequest
 
 CONFIG = ServeConfig.model_validate(
     {

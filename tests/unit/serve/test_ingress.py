@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from nigaoe.serve.config import ServeConfig
-from nigaoe.serve.ingress import create_app
+from nigaoe.serve.http.app import create_app
+from nigaoe.serve.http.problems import Problem
 from nigaoe.serve.orders import Drawn, EngineStats, Order
-from nigaoe.serve.problems import Problem
 
 Ask = Callable[[Callable[[httpx.AsyncClient], Coroutine[Any, Any, Any]]], Any]
 

@@ -26,7 +26,7 @@ def test_a_free_port_is_chosen_and_an_impossible_host_named() -> None:
         _port(ServeConfig(bases=["toy/anime"], host="192.0.2.1", port=0))
 
 
-@pytest.mark.parametrize("module", ["nigaoe.serve.commands", "nigaoe.serve.ingress"])
+@pytest.mark.parametrize("module", ["nigaoe.serve.commands", "nigaoe.serve.http.app"])
 def test_what_must_be_light_imports_neither_torch_nor_ray(module: str) -> None:
     check = f"import sys, {module}; sys.exit(bool({{'torch', 'ray'}} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", check], timeout=60).returncode == 0

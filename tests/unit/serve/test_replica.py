@@ -11,11 +11,11 @@ from PIL import Image
 
 from nigaoe.core.errors import GenerationError, RequestError
 from nigaoe.serve.config import EngineConfig, ServeConfig
-from nigaoe.serve.engine_thread import EngineStoppedError, EngineThread
-from nigaoe.serve.guard import read_reference
-from nigaoe.serve.models import load_models
+from nigaoe.serve.engine.models import load_models
+from nigaoe.serve.engine.replica import Replica, encode
+from nigaoe.serve.engine.thread import EngineStoppedError, EngineThread
+from nigaoe.serve.http.guard import read_reference
 from nigaoe.serve.orders import Drawn, Order, Refusal
-from nigaoe.serve.replica import Replica, encode
 
 
 @pytest.fixture

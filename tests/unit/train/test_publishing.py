@@ -12,7 +12,7 @@ from nigaoe.core.errors import AdapterError, ConfigError, DataError
 from nigaoe.core.manifests import AdapterManifest, read_adapter_manifest, write_json
 from nigaoe.core.storage import write_whole
 from nigaoe.serve.config import ServeConfig
-from nigaoe.serve.models import load_models, require_loadable
+from nigaoe.serve.engine.models import load_models, require_loadable
 from nigaoe.train.config import TrainConfig
 from nigaoe.train.shipping.publish import base_hash, describe_adapter, publish, publish_run
 from nigaoe.train.watching.history import ValidationResult, write_validation

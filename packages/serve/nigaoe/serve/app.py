@@ -7,8 +7,8 @@ from ray.serve.config import AutoscalingConfig
 
 from nigaoe.serve.backend import RayBackend
 from nigaoe.serve.config import ServeConfig
-from nigaoe.serve.ingress import create_app
-from nigaoe.serve.replica import Replica
+from nigaoe.serve.engine.replica import Replica
+from nigaoe.serve.http.app import create_app
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -8,8 +8,8 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponse, DeploymentResponseGenerator
 
 from nigaoe.core.errors import RequestError
+from nigaoe.serve.http.problems import Problem
 from nigaoe.serve.orders import Drawn, EngineStats, Order, Refusal
-from nigaoe.serve.problems import Problem
 
 RETRY_AFTER_S = 2
 

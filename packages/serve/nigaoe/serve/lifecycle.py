@@ -24,7 +24,7 @@ from ray.serve.schema import ApplicationStatus, LoggingConfig
 from nigaoe.core.errors import ConfigError, NigaoeError
 from nigaoe.serve.app import APP_NAME, build_application
 from nigaoe.serve.config import ServeConfig
-from nigaoe.serve.models import require_loadable
+from nigaoe.serve.engine.models import require_loadable
 
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024
 

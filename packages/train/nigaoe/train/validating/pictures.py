@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from nigaoe.train.records.pictures import read_picture
 from PIL import Image
 
 from nigaoe.core.adapters.adapter import IPAdapter
@@ -16,6 +15,7 @@ from nigaoe.core.image_prompts.prompt import PromptScales
 from nigaoe.core.picture_grid import picture_grid
 from nigaoe.train.config import ValidationConfig
 from nigaoe.train.preparing.rows import prompting
+from nigaoe.train.records.pictures import read_picture
 from nigaoe.train.records.record import Record
 
 MAX_ROWS = 8

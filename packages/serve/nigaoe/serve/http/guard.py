@@ -10,9 +10,9 @@ import numpy as np
 
 from nigaoe.core.images import read_image
 from nigaoe.serve.config import Limits, ServeConfig
+from nigaoe.serve.http.openai_schemas import PictureRequest
+from nigaoe.serve.http.problems import Problem, unknown_name
 from nigaoe.serve.orders import Order, Reference
-from nigaoe.serve.problems import Problem, unknown_name
-from nigaoe.serve.schemas import PictureRequest
 
 Number = TypeVar("Number", int, float)
 

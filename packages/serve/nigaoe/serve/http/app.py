@@ -9,12 +9,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 
-from nigaoe.serve.bodies import image_form, json_body
 from nigaoe.serve.config import ServeConfig
-from nigaoe.serve.guard import bytes_of, order_of, read_reference
-from nigaoe.serve.orders import Backend, Reference
-from nigaoe.serve.problems import ErrorBody, Problem, install
-from nigaoe.serve.schemas import (
+from nigaoe.serve.http.bodies import image_form, json_body
+from nigaoe.serve.http.guard import bytes_of, order_of, read_reference
+from nigaoe.serve.http.openai_schemas import (
     EditRequest,
     GenerationRequest,
     Health,
@@ -24,6 +22,8 @@ from nigaoe.serve.schemas import (
     PictureRequest,
     PictureResponse,
 )
+from nigaoe.serve.http.problems import ErrorBody, Problem, install
+from nigaoe.serve.orders import Backend, Reference
 
 
 def create_app(backend: Callable[[], Backend], config: ServeConfig) -> FastAPI:

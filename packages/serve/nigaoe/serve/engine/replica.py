@@ -7,8 +7,8 @@ from PIL import Image
 
 from nigaoe.core.errors import NigaoeError
 from nigaoe.serve.config import ServeConfig
-from nigaoe.serve.engine_thread import EngineStoppedError, EngineThread
-from nigaoe.serve.models import load_models
+from nigaoe.serve.engine.models import load_models
+from nigaoe.serve.engine.thread import EngineStoppedError, EngineThread
 from nigaoe.serve.orders import Drawn, EngineStats, Order, OutputFormat, Refusal
 
 

@@ -19,7 +19,7 @@ from nigaoe.core.engine.runners import make_runner
 from nigaoe.core.image_prompts.conditioner import Conditioner, Reference
 from nigaoe.core.image_prompts.prompt import PromptScales
 from nigaoe.serve.config import EngineConfig
-from nigaoe.serve.models import Models
+from nigaoe.serve.engine.models import Models
 from nigaoe.serve.orders import EngineStats, Order
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 from starlette.types import Message
 
-from nigaoe.serve.problems import Problem, invalid_field
+from nigaoe.serve.http.problems import Problem, invalid_field
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
