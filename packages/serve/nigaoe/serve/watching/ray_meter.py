@@ -1,0 +1,29 @@
+"""Figures through Ray's agent, which shows those of all processes of a node to Prometheus, named `ray_nigaoe_...`."""
+
+from collections.abc import Mapping
+
+from ray.serve.metrics import Counter, Gauge, Histogram
+
+from nigaoe.serve.watching.instruments import ALL, Metric
+
+
+class RayMeter:
+    """A `Meter`; Ray adds the deployment and the replica to every tag."""
+
+    def __init__(self) -> None:
+        self._counters = {m.name: Counter(m.name, m.help, m.tags) for m in ALL if m.kind == "counter"}
+        self._gauges = {m.name: Gauge(m.name, m.help, m.tags) for m in ALL if m.kind == "gauge"}
+        self._histograms = {
+            m.name: Histogram(m.name, m.help, list(m.buckets), m.tags) for m in ALL if m.kind == "histogram"
+        }
+
+    def add(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:
+        # Ray takes no step of 0.
+        if value > 0:
+            self._counters[metric.name].inc(value, dict(tags))
+
+    def set(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:
+        self._gauges[metric.name].set(value, dict(tags))
+
+    def observe(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:
+        self._histograms[metric.name].observe(value, dict(tags))
