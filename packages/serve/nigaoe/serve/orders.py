@@ -93,6 +93,8 @@ class Order:
     """0 to 100, of JPEG and WebP."""
     parameters: str = ""
     """The resolved request as JSON, for the metadata of a PNG."""
+    trace: str | None = None
+    """`traceparent` of the request (W3C trace context), for spans."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,10 @@ class EngineStats:
     memory_bytes: int = 0
     caches: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Hits and misses."""
+
+
+class EngineStoppedError(RuntimeError):
+    """A replica cannot draw any more and must be replaced; what it was given may be given to another."""
 
 
 class Backend(Protocol):

@@ -1,6 +1,7 @@
 """Figures through Ray's agent, which shows those of all processes of a node to Prometheus, named `ray_nigaoe_...`."""
 
 from collections.abc import Mapping
+from typing import cast
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
@@ -11,10 +12,10 @@ class RayMeter:
     """A `Meter`; Ray adds the deployment and the replica to every tag."""
 
     def __init__(self) -> None:
-        self._counters = {m.name: Counter(m.name, m.help, m.tags) for m in ALL if m.kind == "counter"}
-        self._gauges = {m.name: Gauge(m.name, m.help, m.tags) for m in ALL if m.kind == "gauge"}
+        self._counters = {m.name: Counter(m.name, m.help, _tags(m)) for m in ALL if m.kind == "counter"}
+        self._gauges = {m.name: Gauge(m.name, m.help, _tags(m)) for m in ALL if m.kind == "gauge"}
         self._histograms = {
-            m.name: Histogram(m.name, m.help, list(m.buckets), m.tags) for m in ALL if m.kind == "histogram"
+            m.name: Histogram(m.name, m.help, list(m.buckets), _tags(m)) for m in ALL if m.kind == "histogram"
         }
 
     def add(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:
@@ -27,3 +28,8 @@ class RayMeter:
 
     def observe(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:
         self._histograms[metric.name].observe(value, dict(tags))
+
+
+def _tags(metric: Metric) -> tuple[str]:
+    # Ray says one and means any number.
+    return cast("tuple[str]", metric.tags)

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans of a request, through the ingress and the replica. Nothing of it is imported unless configured."""
+"""OpenTelemetry spans of a request through ingress and replica. Nothing of it is imported unless configured."""
 
 import logging
 from collections.abc import Iterator, MutableMapping
@@ -18,7 +18,10 @@ class Tracing(Protocol):
     """Spans around work."""
 
     def span(self, name: str, parent: str | None = None, **attributes: str | int | float) -> "_Span":
-        """Time a block. `parent`: what `traceparent` said elsewhere; None: the span that one is in here."""
+        """Time a block.
+
+        With `parent`, what `traceparent` said elsewhere, it is for generators: whoever runs meanwhile is not in it.
+        """
         ...
 
     def traceparent(self) -> str | None:
@@ -51,11 +54,18 @@ class OtelTracing:
 
     @contextmanager
     def span(self, name: str, parent: str | None = None, **attributes: str | int | float) -> Iterator["Span"]:
+        if parent is None:
+            with self._tracer.start_as_current_span(name, attributes=attributes) as span:
+                yield span
+            return
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        context = None if parent is None else TraceContextTextMapPropagator().extract({"traceparent": parent})
-        with self._tracer.start_as_current_span(name, context, attributes=attributes) as span:
+        context = TraceContextTextMapPropagator().extract({"traceparent": parent})
+        span = self._tracer.start_span(name, context, attributes=attributes)
+        try:
             yield span
+        finally:
+            span.end()
 
     def traceparent(self) -> str | None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
