@@ -28,7 +28,7 @@ def load_config(path: Path, model: type[ConfigT], overrides: Sequence[str] = ())
     """
     values = read_values(path)
     for override in overrides:
-        _apply(values, override)
+        apply_override(values, override)
     return parse_config(values, model, str(path))
 
 
@@ -76,7 +76,12 @@ def set_value(values: dict[str, Any], key: str, value: object) -> None:
     values[leaf] = value
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Apply one `key.path=value`, its value being YAML.
+
+    Raises:
+        ConfigError: It is not of that form, or goes below what is no section.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"override {override!r} is not of the form key.path=value")

@@ -147,6 +147,9 @@ class Watching(Config):
     log_format: Literal["json", "text"] = "json"
     otlp_endpoint: str | None = None
     """Where spans go, as `http://host:4318`; needs the OpenTelemetry SDK. Null: nowhere."""
+    metrics_port: int | None = Field(None, ge=1, le=65535)
+    """Where Prometheus finds the figures of all processes of a local Ray, at `/metrics`; a running cluster has its own
+    port for each node. Null: a free one, which Ray chooses."""
 
 
 class ServeConfig(Config):
@@ -200,6 +203,11 @@ class ServeConfig(Config):
         shared = sorted(set(self.bases) & set(self.adapters))
         if shared or len(set(self.bases)) < len(self.bases):
             raise ValueError(f"names of bases and adapters must differ ({', '.join(shared or self.bases)}); rename one")
+        if self.drain_s < self.limits.request_s:
+            raise ValueError(
+                f"drain_s {self.drain_s:g} is shorter than limits.request_s {self.limits.request_s:g}, so that a stop "
+                "would cut requests off; raise it"
+            )
         if self.defaults.steps > self.limits.steps:
             raise ValueError(f"defaults.steps {self.defaults.steps} exceeds limits.steps {self.limits.steps}; lower it")
         return self

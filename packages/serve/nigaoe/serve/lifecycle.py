@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -22,11 +23,14 @@ from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from nigaoe.core.errors import ConfigError, NigaoeError
-from nigaoe.serve.app import APP_NAME, build_application
+from nigaoe.core.storage import absolute
+from nigaoe.serve.app import APP_NAME, INGRESS_CPUS, build
 from nigaoe.serve.config import ServeConfig
 from nigaoe.serve.engine.models import require_loadable
 
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024
+_REPORT_S = "1"
+"""Seconds between what replicas and ingresses of a local Ray tell the autoscaler; Ray's own default is 10."""
 
 
 class _StopRequested(BaseException):
@@ -66,9 +70,14 @@ def _cluster(config: ServeConfig) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     if config.ray_address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        for who in ("REPLICA", "HANDLE"):
+            os.environ.setdefault(f"RAY_SERVE_{who}_AUTOSCALING_METRIC_PUSH_INTERVAL_S", _REPORT_S)
+        wanted = config.num_cpus * config.autoscaling.max_replicas + INGRESS_CPUS * 2 * config.ingresses
         ray.init(
-            num_cpus=max(2, os.cpu_count() or 2),
+            # A laptop may run more replicas than it has cores.
+            num_cpus=max(2, os.cpu_count() or 2, math.ceil(wanted)),
             include_dashboard=False,
+            _metrics_export_port=config.watching.metrics_port,
             object_store_memory=_OBJECT_STORE_BYTES,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -91,7 +100,7 @@ def _application(config: ServeConfig, port: int) -> Iterator[str]:
     serve.start(http_options=HTTPOptions(host=config.host, port=port), logging_config=quiet)
     url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{port}"
     try:
-        target = serve.RunTarget(build_application(_absolute(config)), APP_NAME, "/", quiet)
+        target = serve.RunTarget(build(_absolute(config)), APP_NAME, "/", quiet)
         serve.run_many([target], wait_for_applications_running=False)
         _wait_until_answering(url, config.ready_timeout_s)
         yield url
@@ -163,8 +172,20 @@ def _start_failure(message: str) -> str:
 def _absolute(config: ServeConfig) -> ServeConfig:
     # Replicas may run in another working directory.
     found = {name: Path(where) for name, where in config.adapters.items() if Path(where).exists()}
+    storage, access = config.storage, config.access
     return config.model_copy(
-        update={"adapters": config.adapters | {name: path.resolve() for name, path in found.items()}}
+        update={
+            "adapters": config.adapters | {name: path.resolve() for name, path in found.items()},
+            "storage": storage.model_copy(
+                update={
+                    "registry": None if storage.registry is None else absolute(storage.registry),
+                    "objects": absolute(storage.objects),
+                }
+            ),
+            "access": access.model_copy(
+                update={"keys_file": None if access.keys_file is None else access.keys_file.resolve()}
+            ),
+        }
     )
 
 
