@@ -10,7 +10,17 @@ from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, RaySys
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from nigaoe.serve.orders import Drawn, EngineStats, EngineStoppedError, Event, Order, Partial, Picture, Progress, Refusal
+from nigaoe.serve.orders import (
+    Drawn,
+    EngineStats,
+    EngineStoppedError,
+    Event,
+    Order,
+    Partial,
+    Picture,
+    Progress,
+    Refusal,
+)
 from nigaoe.serve.watching.instruments import Instruments
 from nigaoe.serve.watching.tracing import Tracing
 

@@ -62,4 +62,4 @@ def loadtest(
     from nigaoe.serve.loadtest.running import run_and_report
     from nigaoe.serve.loadtest.workload import Workload
 
-    run_and_report(load_config(workload, Workload, overrides or []), url, out, workload.parent)
+    run_and_report(load_config(workload, Workload, overrides or []), url, out)
