@@ -1,6 +1,7 @@
 """Pictures from outside: read safely, always RGB, always upright."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,31 @@ def read_image(source: Path | bytes, name: str | None = None, max_pixels: int = 
     Raises:
         ImageError: Missing, not a picture, too large or truncated.
     """
+    return read_picture(source, name, max_pixels, then=to_rgb)
+
+
+def read_picture(
+    source: Path | bytes,
+    name: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] | None = None,
+    then: Callable[[Image.Image], Image.Image] = Image.Image.copy,
+) -> Image.Image:
+    """As `read_image`, in whatever mode it has; `formats`: the only ones of Pillow that are tried.
+
+    Raises:
+        ImageError: Missing, not a picture, too large or truncated.
+    """
     name = name or (str(source) if isinstance(source, Path) else "the image")
     if isinstance(source, Path) and not source.is_file():
         raise ImageError(f"image file {name!r} does not exist; mend the path")
     try:
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise _too_large(name, width * height, max_pixels)
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            return then(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
         # Pillow's own guard, from 179 million pixels on; it tells the number in its message only.
         claimed = next((int(word.strip("(")) for word in str(error).split() if word.strip("(").isdigit()), 0)

@@ -1,7 +1,8 @@
 """What the routes of a server are given; nothing of it knows of a request."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nigaoe.serve.config import ServeConfig
@@ -23,3 +24,5 @@ class Services:
     catalog: "Catalog"
     objects: "Objects"
     instruments: "Instruments"
+    decoding: Executor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="decode"))
+    """Where uploads are decoded: its threads bound the memory of decoding. It starts them when first needed."""
