@@ -78,5 +78,5 @@ def test_a_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     assert len(list((tmp_path / "sweep" / "prepared").glob("*/manifest.json"))) == 1
     with Image.open(tmp_path / "sweep" / "grid.png") as grid:
         assert grid.height > before[1]
-    recipe = json.loads((finished.parent / "adapter.json").read_text())["recipe"]
+    recipe = json.loads((finished.parent / "adapter.json").read_text())["training"]["recipe"]
     assert recipe["name"] == "starts.init_from-null"

@@ -23,8 +23,8 @@ def test_two_workers_train_and_publish_an_adapter(dataset: Path, tmp_path: Path)
     output = run("train", write_config(dataset, tmp_path / "run", steps=12))
     assert "adapter.safetensors" in output
     manifest = json.loads((tmp_path / "run" / "adapter.json").read_text())
-    assert manifest["steps"] == 12
-    assert manifest["samples_seen"] == 12 * 8
+    assert manifest["training"]["steps"] == 12
+    assert manifest["training"]["samples_seen"] == 12 * 8
     assert starts(tmp_path / "run")[0]["world_size"] == 2
     load_adapter(tmp_path / "run" / "adapter.safetensors")
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from nigaoe.core.config import load_config, parse_config
 from nigaoe.core.errors import ConfigError
-from nigaoe.core.manifests import AdapterManifest, write_json
+from nigaoe.core.manifests import AdapterManifest, Training, write_json
 from nigaoe.train.sweeping.cells import Cell, SweepConfig, expand
 from nigaoe.train.sweeping.page import SweepReport, SweepRow, figures, print_sweep, sweep_grid, write_sweep_page
 from nigaoe.train.sweeping.sweep import _measurement, _rows, is_measured, is_trained, scale_folder
@@ -115,19 +115,21 @@ def finish(cell: Cell, scales: tuple[float, ...], judge: str) -> None:
         num_tokens=4,
         parameters=1,
         sha256="0" * 64,
-        base=cell.config.base,
-        base_hash="",
-        image_encoder=cell.config.image_encoder,
-        image_encoder_hash="",
-        face_encoder=None,
-        face_encoder_hash=None,
-        dataset="",
-        steps=cell.config.steps,
-        samples_seen=0,
-        metrics={},
-        code_version="0",
         created=datetime(2026, 1, 1, tzinfo=UTC),
-        recipe=cell.config.model_dump(mode="json") | {"cluster": "another"},
+        training=Training(
+            base=cell.config.base,
+            base_hash="",
+            image_encoder=cell.config.image_encoder,
+            image_encoder_hash="",
+            face_encoder=None,
+            face_encoder_hash=None,
+            dataset="",
+            steps=cell.config.steps,
+            samples_seen=0,
+            metrics={},
+            code_version="0",
+            recipe=cell.config.model_dump(mode="json") | {"cluster": "another"},
+        ),
     )
     write_json(described, cell.config.out / "adapter.json")
     lines = [{"step": i + 1, "images_per_s": rate, "time": 100.0 + 2 * i} for i, rate in enumerate((1.0, 30.0, 20.0))]

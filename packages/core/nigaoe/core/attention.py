@@ -8,7 +8,7 @@ Shapes: B rows, N queries, T text tokens, M image tokens, H heads, D head width,
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-LoraTarget = Literal["q", "k", "v", "out"]
+from nigaoe.core.adapter_names import LoraTarget as LoraTarget
 
 
 class LowRank(NamedTuple):

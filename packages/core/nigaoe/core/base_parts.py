@@ -28,9 +28,8 @@ def read_outline(name: str) -> BaseOutline:
     Raises:
         BaseModelError: It cannot be found.
     """
-    path = locate(name)
+    path, unet = locate(name), read_unet_config(name)
     with _telling(name):
-        unet: dict[str, Any] = UNet2DConditionModel.load_config(path, subfolder="unet")
         vae: dict[str, Any] = AutoencoderKL.load_config(path, subfolder="vae")
     vae_factor = 2 ** (len(vae["block_out_channels"]) - 1)
     return BaseOutline(
@@ -39,6 +38,17 @@ def read_outline(name: str) -> BaseOutline:
         is_xl=unet.get("addition_embed_type") == "text_time",
         is_inpainting=unet["in_channels"] != unet["out_channels"],
     )
+
+
+def read_unet_config(name: str) -> dict[str, Any]:
+    """Settings of a base's UNet.
+
+    Raises:
+        BaseModelError: It cannot be found.
+    """
+    with _telling(name):
+        config: dict[str, Any] = UNet2DConditionModel.load_config(locate(name), subfolder="unet")
+    return config
 
 
 def load_autoencoder(name: str, device: str | torch.device = "cpu") -> AutoencoderKL:

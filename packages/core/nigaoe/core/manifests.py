@@ -1,11 +1,11 @@
-"""What passes between packages as files: a prepared dataset and a trained adapter's origin."""
+"""What passes between packages as files: a prepared dataset, and what an adapter is. No torch here."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nigaoe.core.adapters.variants import VariantName
+from nigaoe.core.adapter_names import Feature, LoraTarget, VariantName
 from nigaoe.core.errors import DataError
 
 
@@ -76,18 +76,29 @@ class PreparedManifest(_Manifest):
     shards: list[PreparedShard]
 
 
-class AdapterManifest(_Manifest):
-    """`adapter.json` beside a trained adapter: what it is, and all that it came from."""
+class LayerOutline(_Manifest):
+    """Widths of what an adapter has for one attention layer."""
 
-    version: Literal[2] = 2
-    name: str
-    """Of the run."""
-    variant: VariantName
-    num_tokens: int
-    """Image tokens per picture; 0: one per patch."""
-    parameters: int
-    sha256: str
-    """Of the file."""
+    key_value: tuple[int, int] | None = None
+    """(in, out) of its keys and values; None where the layer is self-attention."""
+    lora: dict[LoraTarget, tuple[int, int, int]] = {}
+    """(in, rank, out) by the projection that it adds to."""
+
+
+class AdapterOutline(_Manifest):
+    """Widths of an adapter: enough to say without its weights what it fits."""
+
+    cross_attention_dim: int
+    """Of its image tokens, and of the text of bases that it fits."""
+    features: dict[Feature, int]
+    """Width of each feature that it reads."""
+    layers: dict[int, LayerOutline]
+    """By published index."""
+
+
+class Training(_Manifest):
+    """All that a trained adapter came from."""
+
     base: str
     base_hash: str
     """Of the UNet's weight files, `sha256:...`; of a model of the hub the revision, `commit:...`."""
@@ -103,9 +114,39 @@ class AdapterManifest(_Manifest):
     """Of the last steps (`training`), of the last validation (`last`) and of the one with the lowest loss (`best`)."""
     code_version: str
     """Of this package, with the commit where it is a checkout."""
-    created: AwareDatetime
     recipe: dict[str, object]
     """The resolved training config."""
+
+
+class AdapterManifest(_Manifest):
+    """`adapter.json` beside an adapter: what it is, and what it came from if it was trained here."""
+
+    version: Literal[3] = 3
+    name: str
+    """Of the run, or the one that it was uploaded under."""
+    variant: VariantName
+    num_tokens: int
+    """Image tokens per picture; 0: one per patch."""
+    parameters: int
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    """Of the file."""
+    created: AwareDatetime
+    outline: AdapterOutline | None = None
+    """None in manifests of version 2, which did not say."""
+    training: Training | None = None
+    """None of an adapter that was uploaded."""
+    folder: str | None = Field(None, pattern="^versions/[0-9a-f]{12}(-[0-9]{1,4})?$")
+    """Where in its registry this version lies, if not in the folder named after its hash."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lifted(cls, values: Any) -> Any:
+        """Version 2 was of trained adapters alone, and had their origin among the rest."""
+        if not isinstance(values, dict) or values.get("version") != 2:
+            return values
+        training = {key: values[key] for key in Training.model_fields if key in values}
+        rest = {key: value for key, value in values.items() if key not in training}
+        return {**rest, "version": 3, "training": training}
 
 
 def write_json(model: BaseModel, path: Path) -> None:
@@ -148,11 +189,20 @@ def read_adapter_manifest(path: Path) -> AdapterManifest:
     """
     if not path.is_file():
         raise DataError(f"{str(path)!r} does not exist; `nigaoe train` writes it when a run is finished")
+    return parse_adapter_manifest(path.read_bytes(), str(path))
+
+
+def parse_adapter_manifest(text: bytes, where: str) -> AdapterManifest:
+    """Content of an `adapter.json`; `where`: how messages name it.
+
+    Raises:
+        DataError: It is none, or of another version.
+    """
     try:
-        return AdapterManifest.model_validate_json(path.read_text(encoding="utf-8"))
+        return AdapterManifest.model_validate_json(text)
     except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
+        place = ".".join(map(str, error.errors()[0]["loc"]))
         raise DataError(
-            f"{str(path)!r} cannot be read ({where}: {error.errors()[0]['msg'].lower()}); "
+            f"{where!r} cannot be read ({place}: {error.errors()[0]['msg'].lower()}); "
             "finish the run with this version of nigaoe"
         ) from None

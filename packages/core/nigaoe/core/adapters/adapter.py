@@ -14,6 +14,7 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from nigaoe.core.adapters.fitting import attention_outline, context_width, require_fit
 from nigaoe.core.adapters.resampler import DIM_HEAD
 from nigaoe.core.adapters.variants import IDENTITY_DIM, Feature, Variant, Widths, stored_shape, variant_named, widths_of
 from nigaoe.core.attention import (
@@ -26,6 +27,7 @@ from nigaoe.core.attention import (
     projection_widths,
 )
 from nigaoe.core.errors import AdapterError
+from nigaoe.core.manifests import AdapterOutline, LayerOutline
 
 LORA_RANK = 128
 """Of the published FaceID adapters."""
@@ -113,7 +115,7 @@ class IPAdapter(nn.Module):
             if name not in known:
                 raise AdapterError(f"variant {variant!r} reads {name}, whose width was not given; add it to `features`")
         cross, every = cross_attention_layers(unet), attention_layers(unet)
-        width = _context_width(cross)
+        width = context_width(cross)
         # Published: as wide as the text with 12 heads for SD 1.x and 2.x; 1280 with 20 for SDXL (text of 2048).
         dim, most_heads = (1280, 20) if width > 1024 else (width, 12)
         widths = Widths(
@@ -141,14 +143,26 @@ class IPAdapter(nn.Module):
             AdapterError: A key is missing, left over or of another shape, or a weight is not a finite number.
         """
         for key, value in state.items():
+            _require_finite(key, value, where)
+        # Shapes come from a file that may lie, so that they are compared before there is memory for them.
+        adapter = cls.of_shapes(state, variant, where)
+        adapter.to_empty(device="cpu").load_state_dict(dict(state))
+        return adapter
+
+    @classmethod
+    def of_shapes(cls, state: Mapping[str, Tensor], variant: Variant, where: str) -> "IPAdapter":
+        """As `of_state`, of shapes alone and without weights: on the device `meta`.
+
+        Raises:
+            AdapterError: A key is missing, left over or of another shape, or is not of floating-point numbers.
+        """
+        for key, value in state.items():
             _require_floats(key, value, where)
         indices = _stored_indices(state, where)
         widths = widths_of(variant, state, where)
-        # Shapes come from a file that may lie, so that they are compared before there is memory for them.
         with torch.device("meta"):
             adapter = cls(variant, widths, {i: _stored_widths(state, i, widths, where) for i in indices})
         _require_keys(state, adapter.state_dict(), variant, where)
-        adapter.to_empty(device="cpu").load_state_dict(dict(state))
         return adapter
 
     @property
@@ -198,31 +212,29 @@ class IPAdapter(nn.Module):
             return ()
         return (AttentionLora(tuple(pairs.get(index, {}) for index in range(max(pairs) + 1))),)
 
+    @property
+    def outline(self) -> AdapterOutline:
+        """Its widths."""
+        layers = {}
+        stored: dict[str, AdapterLayer] = dict(self.ip_adapter.items())  # type: ignore[arg-type]
+        for index, layer in stored.items():
+            lora = {
+                target: (x.down.in_features, x.down.out_features, x.up.out_features)
+                for target, x in layer.loras.items()
+            }
+            key_value = (layer.to_k_ip.in_features, layer.to_k_ip.out_features) if layer.is_cross else None
+            layers[int(index)] = LayerOutline(key_value=key_value, lora=lora)
+        return AdapterOutline(
+            cross_attention_dim=self.cross_attention_dim, features=dict(self.widths.features), layers=layers
+        )
+
     def require_fit(self, unet: UNet2DConditionModel) -> None:
-        """Refuse a UNet whose cross-attention layers are not the ones this adapter was made for.
+        """Refuse a UNet whose attention layers are not the ones this adapter was made for.
 
         Raises:
             AdapterError: Another number of layers or another width, with the first layer that differs.
         """
-        layers = cross_attention_layers(unet)
-        theirs = {i: (a.to_k.in_features, a.to_k.out_features) for i, a in layers.items()}
-        ours = {i: (x.to_k_ip.in_features, x.to_k_ip.out_features) for i, x in self.cross_layers.items()}
-        if ours == theirs:
-            return
-        cure = "use an adapter trained on a base of this architecture"
-        context = _context_width(layers)
-        if (len(ours), self.cross_attention_dim) != (len(theirs), context):
-            raise AdapterError(
-                f"the adapter has {len(ours)} layers for a text width of {self.cross_attention_dim}, the base has "
-                f"{len(theirs)} for {context}; {cure}"
-            )
-        index = min(i for i in ours.keys() | theirs.keys() if ours.get(i) != theirs.get(i))
-        here, there = (f"{w[0]} to {w[1]}" if w else "nothing" for w in (ours.get(index), theirs.get(index)))
-        raise AdapterError(f"layer {index} of the adapter maps {here}, that of the base {there}; {cure}")
-
-
-def _context_width(layers: Mapping[int, Attention]) -> int:
-    return int(next(iter(layers.values())).to_k.in_features)
+        require_fit(self.outline, attention_outline(unet))
 
 
 def _layer_widths(attn: Attention, rank: int) -> LayerWidths:
@@ -234,15 +246,25 @@ def _layer_widths(attn: Attention, rank: int) -> LayerWidths:
 
 
 def _require_floats(key: str, value: Tensor, where: str) -> None:
-    if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+    if not value.is_floating_point() or value.layout != torch.strided:
         kind = str(value.layout if value.layout != torch.strided else value.dtype).removeprefix("torch.")
-        raise AdapterError(
-            f"{where} has {key!r} as {'a shape without values' if value.is_meta else kind}, weights must be dense "
-            "floating-point numbers; convert it again as float32, float16 or bfloat16"
-        )
+        raise _no_weights(key, kind, where)
+
+
+def _require_finite(key: str, value: Tensor, where: str) -> None:
+    _require_floats(key, value, where)
+    if value.is_meta:
+        raise _no_weights(key, "a shape without values", where)
     # As float32, in which it will be used: not every format knows what is finite.
     if not torch.isfinite(value.float()).all():
         raise AdapterError(f"{where} has a weight in {key!r} that is not a number; train or download it again")
+
+
+def _no_weights(key: str, kind: str, where: str) -> AdapterError:
+    return AdapterError(
+        f"{where} has {key!r} as {kind}, weights must be dense floating-point numbers; "
+        "convert it again as float32, float16 or bfloat16"
+    )
 
 
 def _require_keys(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], variant: Variant, where: str) -> None:

@@ -1,16 +1,32 @@
-"""Adapters in buckets: copied once to this machine, by hash, so that every replica on it reads one file."""
+"""Published adapters: which version is meant now, and a copy of it on this machine, by hash, that all replicas read."""
 
-import hashlib
-import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from nigaoe.core.atomic import write_whole
-from nigaoe.core.errors import AdapterError
+from nigaoe.core.errors import AdapterError, DataError
+from nigaoe.core.manifests import AdapterManifest, parse_adapter_manifest
+from nigaoe.core.storage import base_name, join, open_file
+from nigaoe.core.stores import MissingFile, in_a_sentence, locate
+from nigaoe.core.transfers import get_file, sha256_of
 
 WEIGHTS, MANIFEST = "adapter.safetensors", "adapter.json"
-"""Names in a registry's folder of one adapter, and in `versions/<hash>` below it."""
+"""Names in `<registry>/<name>/versions/<hash>`; the second one, in `<registry>/<name>`, names the version that counts."""
+MOST_MANIFEST_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Published:
+    """One version of an adapter in a registry."""
+
+    manifest: AdapterManifest
+    where: str
+    """Path or address of just these weights, whatever is published later."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights."""
+        return self.manifest.sha256
 
 
 def is_address(where: str | Path) -> bool:
@@ -18,49 +34,84 @@ def is_address(where: str | Path) -> bool:
     return isinstance(where, str) and "://" in where
 
 
-def fetch_adapter(uri: str) -> Path:
-    """A local copy of what was published last at `<registry>/<name>`, or of a file's own address.
+def version_folder(manifest: AdapterManifest) -> str:
+    """Where below `<registry>/<name>` the version of a manifest lies."""
+    return manifest.folder or f"versions/{manifest.sha256[:12]}"
+
+
+def read_published(place: str) -> Published:
+    """What counts as published now at `<registry>/<name>`, a folder or an address.
+
+    Raises:
+        DataError: Nothing (`MissingFile`), or it cannot be read.
+    """
+    path = join(place, MANIFEST)
+    # Opened anew each time, for it changes.
+    with open_file(path) as file, in_a_sentence(locate(path), "read"):
+        text = file.read(MOST_MANIFEST_BYTES + 1)
+    if len(text) > MOST_MANIFEST_BYTES:
+        raise DataError(f"{path!r} is larger than any manifest; publish the adapter again")
+    manifest = parse_adapter_manifest(text, path)
+    return Published(manifest, join(place, f"{version_folder(manifest)}/{WEIGHTS}"))
+
+
+def fetch_version(where: str, sha256: str) -> Path:
+    """A local file of just this content: a copy of what is in a bucket, made once; or the file itself in a folder.
+
+    Raises:
+        AdapterError: It is gone, cannot be read, or is another file by now.
+    """
+    try:
+        if not is_address(where):
+            _require_hash(where, sha256_of(where), sha256)
+            return Path(where)
+        kept = _place(sha256, where)
+        if not kept.is_file():
+            # By a name of its own first, for what has the hash's name is taken to be checked.
+            coming = kept.with_name(f"{kept.name}.{os.getpid()}.unchecked")
+            try:
+                _require_hash(where, get_file(where, coming), sha256)
+                coming.replace(kept)
+            finally:
+                coming.unlink(missing_ok=True)
+        return kept
+    except (OSError, DataError) as error:
+        raise _unfetched(where, error) from None
+
+
+def fetch_adapter(where: str) -> Path:
+    """A local copy of what counts at `<registry>/<name>`, a folder or an address, or of a file's own address.
 
     Raises:
         AdapterError: There is no such adapter, or its bucket cannot be read.
     """
-    from pyarrow.fs import FileSystem
-
     try:
-        filesystem, path = FileSystem.from_uri(uri)
-        if path.endswith((".safetensors", ".bin")):
-            return _kept(filesystem, path, expected=None)
-        # The manifest is written last; by its hash the weights are found that it speaks of, whatever comes meanwhile.
-        manifest = json.loads(_read(filesystem, f"{path}/{MANIFEST}"))
-        digest = str(manifest["sha256"])
-        return _kept(filesystem, f"{path}/versions/{digest[:12]}/{WEIGHTS}", expected=digest)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise AdapterError(
-            f"adapter {uri!r} cannot be fetched ({reason}); give the folder that `nigaoe publish` wrote, and the keys "
-            "of its bucket"
-        ) from None
+        if not base_name(where).endswith((".safetensors", ".bin")):
+            published = read_published(where)
+            return fetch_version(published.where, published.sha256)
+        return fetch_version(where, sha256_of(where))
+    except DataError as error:
+        raise _unfetched(where, error) from None
 
 
-def _kept(filesystem: Any, path: str, expected: str | None) -> Path:
-    """The copy of a file of this hash; made, and checked, if it is not there yet."""
-    kept = None if expected is None else _place(expected, path)
-    if kept is not None and kept.is_file():
-        return kept
-    content = _read(filesystem, path)
-    digest = hashlib.sha256(content).hexdigest()
-    if expected is not None and digest != expected:
-        raise ValueError(f"{path} is not the file that {MANIFEST} speaks of")
-    place = _place(digest, path)
-    write_whole(place, content)
-    return place
+def is_published(folder: Path) -> bool:
+    """Whether a folder is that of an adapter in a registry, and not that of a run."""
+    return (folder / MANIFEST).is_file() and (folder / "versions").is_dir()
 
 
-def _place(digest: str, path: str) -> Path:
+def _require_hash(where: str, found: str, wanted: str) -> None:
+    if found != wanted:
+        raise DataError(f"{where} is not the file that {MANIFEST} speaks of")
+
+
+def _unfetched(where: str, error: Exception) -> AdapterError:
+    reason = "it does not exist" if isinstance(error, MissingFile) else str(error).splitlines()[0].rstrip(".")
+    return AdapterError(
+        f"adapter {where!r} cannot be fetched ({reason}); give the folder that `nigaoe publish` wrote, and the keys of "
+        "its bucket"
+    )
+
+
+def _place(digest: str, where: str) -> Path:
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "nigaoe" / "adapters" / digest[:16] / Path(path).name
-
-
-def _read(filesystem: Any, path: str) -> bytes:
-    with filesystem.open_input_stream(path) as stream:
-        return bytes(stream.read())
+    return caches / "nigaoe" / "adapters" / digest[:32] / base_name(where)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nigaoe.core.adapters.adapter import IPAdapter
-from nigaoe.core.adapters.fetching import fetch_adapter, is_address
+from nigaoe.core.adapters.fetching import fetch_adapter, is_address, is_published
 from nigaoe.core.adapters.layouts import Layout, flatten_adapter, nest_adapter
 from nigaoe.core.adapters.variants import Variant, detect_variant, matching_variants
 from nigaoe.core.errors import AdapterError
@@ -119,7 +119,7 @@ def read_adapter_file(path: str | Path) -> StoredAdapter:
     """Read any published layout, told apart by content; a pickle only as weights.
 
     Args:
-        path: A file, a folder with an `adapter.safetensors`, `toy/adapter`, or an address in a bucket.
+        path: A file, a folder of a run or of a registry, `toy/adapter`, or an address in a bucket.
 
     Raises:
         AdapterError: Missing, unreadable, or without the weights of an adapter.
@@ -175,6 +175,8 @@ def _file_at(path: Path) -> Path:
     try:
         if name.startswith("toy/") and (name in TOY_NAMES or not (path.suffix or path.exists())):
             path = Path(locate(name, "adapter"))
+        if is_published(path):
+            return fetch_adapter(str(path))
         if path.is_dir():
             if not (path / FILE_NAME).is_file():
                 raise AdapterError(f"{name!r} is a folder without {FILE_NAME!r}; give a .safetensors or .bin file")

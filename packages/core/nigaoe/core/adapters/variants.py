@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, nn
 
+from nigaoe.core.adapter_names import Feature as Feature
+from nigaoe.core.adapter_names import VariantName as VariantName
 from nigaoe.core.adapters.base import ImageProjModel
 from nigaoe.core.adapters.faceid import IdentityProjModel
 from nigaoe.core.adapters.faceid_plus import ProjPlusModel
@@ -13,13 +14,6 @@ from nigaoe.core.adapters.full import MLPProjModel
 from nigaoe.core.adapters.plus import Resampler
 from nigaoe.core.adapters.resampler import DIM_HEAD
 from nigaoe.core.errors import AdapterError
-
-VariantName = Literal[
-    "base", "plus", "full", "faceid", "faceid-plus", "faceid-plusv2", "portrait", "portrait-unnormalised"
-]
-Feature = Literal["image_embeds", "hidden_states", "identity"]
-"""What an image encoder says: CLIP's projected embedding [B, E] or its penultimate hidden states [B, N, D]; or what a
-face recogniser says: an identity [B, I]."""
 
 IDENTITY_DIM = 512
 """Width of ArcFace embeddings, for which every published identity adapter was trained."""

@@ -74,7 +74,7 @@ def require_encoder(adapter: IPAdapter, encoder: Looks, *, has_identity: bool = 
     given: dict[Feature, int] = {"image_embeds": encoder.embed_dim, "hidden_states": encoder.hidden_dim}
     for feature, width in adapter.widths.features.items():
         if feature in given:
-            _require_width(feature, width, given[feature], f"image encoder {encoder.name!r}")
+            require_width(feature, width, given[feature], f"image encoder {encoder.name!r}")
 
 
 def image_features(
@@ -118,7 +118,7 @@ def stored_features(adapter: IPAdapter, stored: StoredEmbeddings) -> ImageFeatur
     """
     features = ImageFeatures(*stored.in_order(adapter.variant.inputs))
     for feature, width in adapter.widths.features.items():
-        _require_width(feature, width, stored.conditional[feature].shape[-1], stored.where)
+        require_width(feature, width, stored.conditional[feature].shape[-1], stored.where)
     return features
 
 
@@ -178,7 +178,12 @@ def _merged(x: Tensor, how: Merge, weights: list[float]) -> Tensor:
     return merged
 
 
-def _require_width(feature: Feature, width: int, given: int, whose: str) -> None:
+def require_width(feature: Feature, width: int, given: int, whose: str) -> None:
+    """Refuse features of another width than the adapter reads; `whose`: how the message names who gives them.
+
+    Raises:
+        AdapterError: They differ, with the encoder that it belongs to.
+    """
     if width != given:
         known = ENCODERS.get((feature, width))
         cure = f"use {known}" if known else "use the encoder that it was trained with"

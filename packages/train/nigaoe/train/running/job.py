@@ -9,9 +9,11 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from nigaoe.core.adapters.fetching import MANIFEST
 from nigaoe.core.adapters.files import load_adapter, read_adapter_file
 from nigaoe.core.errors import ConfigError
 from nigaoe.core.manifests import write_json
+from nigaoe.core.registry import Registry
 from nigaoe.train.cluster import connected
 from nigaoe.train.config import TrainConfig
 from nigaoe.train.places import with_absolute_paths
@@ -22,7 +24,7 @@ from nigaoe.train.running.claims import claim
 from nigaoe.train.running.loop import train_loop
 from nigaoe.train.running.trainable import require_trainable
 from nigaoe.train.samples.features import PreparedFeatures, read_features
-from nigaoe.train.shipping.publish import MANIFEST_NAME, describe_adapter, publish
+from nigaoe.train.shipping.publish import describe_adapter
 from nigaoe.train.validating.task import ray_validation
 from nigaoe.train.watching.page import write_run_page
 from nigaoe.train.watching.page_keeper import PageKeeper
@@ -55,9 +57,9 @@ def train(config: TrainConfig) -> Path:
     log_last_validations(config)
     write_run_page(config.out)
     described = describe_adapter(config, adapter, dataset, manifest)
-    write_json(described, config.out / MANIFEST_NAME)
+    write_json(described, config.out / MANIFEST)
     if config.publish_to is not None:
-        publish(adapter, described, config.publish_to)
+        Registry(config.publish_to).publish(adapter, described)
     return adapter
 
 

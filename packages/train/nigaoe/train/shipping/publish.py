@@ -1,33 +1,24 @@
-"""Publish a trained adapter: beside its run, with all that it came from, and in a registry that servers read.
-
-A registry is a folder or a bucket:
-
-    <registry>/<name>/versions/<first 12 digits of the hash>/adapter.safetensors, adapter.json
-    <registry>/<name>/adapter.safetensors, adapter.json      what was published last
-
-Every file is there whole or not at all, a version before what points to it, and `adapter.json` after the weights that
-it speaks of; who must never see two that do not match takes the hash from `adapter.json` and reads that version.
-"""
+"""Describe a trained adapter with all that it came from, and publish it in a registry that servers read."""
 
 import hashlib
-import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+from nigaoe.core.adapters.fetching import MANIFEST
 from nigaoe.core.adapters.files import FILE_NAME, load_adapter
-from nigaoe.core.errors import ConfigError, DataError
+from nigaoe.core.errors import DataError
 from nigaoe.core.image_encoders import load_image_encoder
-from nigaoe.core.manifests import AdapterManifest, PreparedManifest, read_adapter_manifest
+from nigaoe.core.manifests import AdapterManifest, PreparedManifest, Training, read_adapter_manifest
 from nigaoe.core.models import locate
-from nigaoe.core.storage import absolute, join, write_whole
+from nigaoe.core.registry import Registry
+from nigaoe.core.storage import absolute, join
+from nigaoe.core.transfers import sha256_of
 from nigaoe.train.config import TrainConfig
 from nigaoe.train.preparing import hashes
 from nigaoe.train.shipping.code_version import code_version
 from nigaoe.train.watching.history import read_history, read_validations
 
-MANIFEST_NAME = "adapter.json"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})/")
 
 
@@ -46,59 +37,38 @@ def describe_adapter(
         variant=weights.variant.name,
         num_tokens=weights.num_tokens,
         parameters=sum(x.numel() for x in weights.parameters()),
-        sha256=_sha256(adapter),
-        base=config.base,
-        base_hash=base_hash(config.base),
-        image_encoder=config.image_encoder,
-        image_encoder_hash=encoder_hash,
-        face_encoder=config.face_encoder,
-        face_encoder_hash=face_hash,
-        dataset=dataset,
-        steps=config.steps,
-        samples_seen=config.steps * config.batch_size,
-        metrics=run_metrics(config.out),
-        code_version=code_version(),
+        sha256=sha256_of(str(adapter)),
         created=datetime.now(UTC).replace(microsecond=0),
-        recipe=config.model_dump(mode="json"),
+        outline=weights.outline,
+        training=Training(
+            base=config.base,
+            base_hash=base_hash(config.base),
+            image_encoder=config.image_encoder,
+            image_encoder_hash=encoder_hash,
+            face_encoder=config.face_encoder,
+            face_encoder_hash=face_hash,
+            dataset=dataset,
+            steps=config.steps,
+            samples_seen=config.steps * config.batch_size,
+            metrics=run_metrics(config.out),
+            code_version=code_version(),
+            recipe=config.model_dump(mode="json"),
+        ),
     )
-
-
-def publish(adapter: Path, manifest: AdapterManifest, registry: str, name: str | None = None) -> str:
-    """Copy an adapter and its manifest into a registry, under its run's name if no other is given; returns where.
-
-    Raises:
-        ConfigError: No name of an adapter.
-        DataError: The file is not the one that the manifest speaks of, or the registry cannot be written.
-    """
-    name = manifest.name if name is None else name
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"an adapter cannot be called {name!r}; take letters, digits, '.', '_' and '-'")
-    try:
-        weights = adapter.read_bytes()
-    except OSError as error:
-        raise DataError(f"{str(adapter)!r} cannot be read ({error.strerror}); finish the run first") from None
-    if hashlib.sha256(weights).hexdigest() != manifest.sha256:
-        raise DataError(
-            f"{str(adapter)!r} is not the adapter that {MANIFEST_NAME} beside it speaks of; train again to write both"
-        )
-    described = json.dumps(manifest.model_dump(mode="json"), indent=2).encode() + b"\n"
-    place = join(absolute(registry), name)
-    for folder in (join(place, f"versions/{manifest.sha256[:12]}"), place):
-        write_whole(join(folder, FILE_NAME), weights)
-        write_whole(join(folder, MANIFEST_NAME), described)
-    return place
 
 
 def publish_run(out: Path, registry: str, name: str | None = None) -> str:
     """Publish what a finished run left in its folder; returns where.
 
     Raises:
-        ConfigError: As `publish`.
-        DataError: As `publish`, or the run is not finished.
+        ConfigError: As `Registry.publish`.
+        DataError: As `Registry.publish`, or the run is not finished.
     """
-    if not (out / MANIFEST_NAME).is_file():
-        raise DataError(f"{str(out)!r} holds no finished run: it has no {MANIFEST_NAME}; give the `out` of one")
-    return publish(out / FILE_NAME, read_adapter_manifest(out / MANIFEST_NAME), registry, name)
+    if not (out / MANIFEST).is_file():
+        raise DataError(f"{str(out)!r} holds no finished run: it has no {MANIFEST}; give the `out` of one")
+    manifest = read_adapter_manifest(out / MANIFEST)
+    entry = Registry(registry).publish(out / FILE_NAME, manifest, name)
+    return join(absolute(registry), entry.name)
 
 
 def run_metrics(out: Path) -> dict[str, dict[str, float]]:
@@ -135,8 +105,3 @@ def base_hash(base: str) -> str:
     cached = try_to_load_from_cache(place, "unet/config.json")
     commit = _COMMIT.search(cached if isinstance(cached, str) else "")
     return f"commit:{commit[1] if commit else 'unknown'}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

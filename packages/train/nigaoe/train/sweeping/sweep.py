@@ -185,7 +185,8 @@ def is_trained(cell: Cell) -> bool:
     path = cell.config.out / "adapter.json"
     if not path.is_file():
         return False
-    theirs, ours = read_adapter_manifest(path).recipe, cell.config.model_dump(mode="json")
+    training, ours = read_adapter_manifest(path).training, cell.config.model_dump(mode="json")
+    theirs = {} if training is None else training.recipe
     return all(theirs.get(key) == value for key, value in ours.items() if key not in ("cluster", "tracking"))
 
 
