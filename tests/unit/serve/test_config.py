@@ -2,16 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from nigaoe.core.config import load_config
 from nigaoe.core.errors import ConfigError
-from nigaoe.serve.config import ServeConfig
+from nigaoe.serve.deploy_file import read_serve_config
 
 ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("name", ["demo", "sd15"])
 def test_shipped_configs_load(name: str) -> None:
-    config = load_config(ROOT / "configs" / name / "serve.yaml", ServeConfig)
+    config = read_serve_config(ROOT / "configs" / name / "serve.yaml")
     assert len(config.bases) == 2
     assert config.adapters
 
@@ -24,9 +23,10 @@ def test_shipped_configs_load(name: str) -> None:
         ("bases=[demo]", "must differ"),
         ("autoscaling.min_replicas=2", "below min_replicas"),
         ("defaults.steps=201", "exceeds limits.steps"),
+        ("drain_s=599", "shorter than limits.request_s"),
         ("prot=80", "unknown key 'prot'"),
     ],
 )
 def test_mistakes_are_named(override: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        load_config(ROOT / "configs" / "demo" / "serve.yaml", ServeConfig, [override])
+        read_serve_config(ROOT / "configs" / "demo" / "serve.yaml", [override])

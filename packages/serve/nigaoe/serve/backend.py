@@ -81,8 +81,6 @@ class RayBackend:
                         if (event.place, event.index) in partials:
                             continue
                         partials.add((event.place, event.index))
-                    if isinstance(event, Refusal):
-                        self._instruments.refused(event.kind)
                     yield event
                     if isinstance(event, Drawn | Refusal):
                         return
@@ -99,7 +97,6 @@ class RayBackend:
                 extra={"request_id": order.id, "attempt": attempt + 1, "reason": reason},
             )
             await asyncio.sleep(self._pause_s * 2**attempt)
-        self._instruments.refused("failed")
         yield Refusal("failed", f"{ATTEMPTS} replicas were lost while they drew this; ask for less at once")
 
     async def embed(self, pictures: tuple[Picture, ...]) -> bytes | Refusal:
@@ -151,8 +148,8 @@ class RayBackend:
                 await asyncio.sleep(self._pause_s * 2**attempt)
         return Refusal("failed", f"{ATTEMPTS} replicas were lost over this request; see their logs")
 
-    def _overloaded(self, error: Exception) -> Refusal:
-        self._instruments.refused("overloaded")
+    @staticmethod
+    def _overloaded(error: Exception) -> Refusal:
         full = isinstance(error, BackPressureError)
         state = "all replicas are busy and the queue is full" if full else "no replica is there to draw"
         return Refusal("overloaded", f"{state}; try again in {RETRY_AFTER_S} s", RETRY_AFTER_S)

@@ -106,7 +106,7 @@ class Access(Config):
     rate: str | None = None
     """Most requests of a key, or of an address where there are no keys, as `60/minute`."""
     rate_storage: str = "memory://"
-    """Where counts are kept, in the words of the package limits: `redis://...` lets several ingresses count together."""
+    """Where counts are kept, as the package limits names it; `redis://...` lets several ingresses count together."""
     cors_origins: list[str] = []
     """Pages of other origins that may ask from a browser."""
 

@@ -18,7 +18,6 @@ from types import FrameType
 
 import ray
 import typer
-from nigaoe.serve.engine.models import require_loadable
 from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus, LoggingConfig
@@ -27,6 +26,7 @@ from nigaoe.core.errors import ConfigError, NigaoeError
 from nigaoe.core.storage import absolute
 from nigaoe.serve.app import APP_NAME, INGRESS_CPUS, build
 from nigaoe.serve.config import ServeConfig
+from nigaoe.serve.engine.loading import require_loadable
 
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024
 _REPORT_S = "1"

@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, nullcontext
-from typing import Any
+from typing import Any, cast
 
 from nigaoe.serve.config import ServeConfig
 from nigaoe.serve.deployments.changes import AT_THE_ENGINE, changed
@@ -37,7 +37,7 @@ class EngineReplica(Replica):
         began_s = time.monotonic()
         span = nullcontext() if order.trace is None else self._tracing.span("draw", order.trace, **_attributes(order))
         with span:
-            async with aclosing(super().draw(order)) as events:  # type: ignore[type-var]
+            async with aclosing(cast("AsyncGenerator[Event]", super().draw(order))) as events:
                 async for event in events:
                     if isinstance(event, Drawn | Refusal):
                         self._told(order, event, time.monotonic() - began_s)
@@ -46,7 +46,7 @@ class EngineReplica(Replica):
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What the autoscaler reckons with."""
         now_s = time.monotonic()
-        return await self._figures() | {
+        return await super().record_autoscaling_stats() | {
             "arriving_row_steps_per_s": self._arrivals.row_steps_per_s(now_s),
             "row_steps_per_order": self._arrivals.row_steps_per_order,
         }
@@ -70,12 +70,9 @@ class EngineReplica(Replica):
         Raises:
             ConfigError: Something changes that needs a restart, or a value is wrong.
         """
-        changed(self._config, user_config, AT_THE_ENGINE)
-        super().reconfigure(dict(user_config))
-
-    async def _figures(self) -> dict[str, float]:
-        stats = await self.stats()
-        return {"pending_row_steps": float(stats.pending_row_steps), "row_steps_per_s": stats.row_steps_per_s}
+        config = changed(self._config, user_config, AT_THE_ENGINE)
+        # All of it: what is no longer changed becomes what it was at the start.
+        super().reconfigure({"engine": config.engine.model_dump(mode="json")})
 
     def _told(self, order: Order, event: Drawn | Refusal, seconds: float) -> None:
         extra: dict[str, object] = {"request_id": order.id, "seconds": round(seconds, 3), **_attributes(order)}

@@ -19,7 +19,8 @@ def latency_plot(result: LoadResult) -> str:
     low, high = _decades([value for values in series.values() for value in values])
     title = f"{result.images_per_s:.3g} images/s, {result.total.requests} requests, {_failed(result)} failed"
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-size="12">',
+        "<style>text{font-family:sans-serif}</style>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         f'<text x="{LEFT}" y="20" font-size="14">{escape(title)}</text>',
     ]
@@ -34,9 +35,9 @@ def latency_plot(result: LoadResult) -> str:
     for place, (name, values) in enumerate(series.items()):
         colour = COLOURS[place % len(COLOURS)]
         parts.append(f'<path d="{_steps(values, low, high)}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        legend = f"{name} ({len(values)})"
-        parts.append(f'<text x="{RIGHT}" y="{TOP + 16 + 16 * place}" text-anchor="end" fill="{colour}">')
-        parts.append(f"{escape(legend)}</text>")
+        legend = escape(f"{name} ({len(values)})")
+        y = TOP + 16 + 16 * place
+        parts.append(f'<text x="{RIGHT}" y="{y}" text-anchor="end" fill="{colour}">{legend}</text>')
     parts.append(f'<text x="{(LEFT + RIGHT) / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle">answered within</text>')
     return "\n".join([*parts, "</svg>\n"])
 

@@ -4,7 +4,7 @@ import math
 
 from nigaoe.serve.orders import Order
 
-OVER_S = 30.0
+OVER_S = 60.0
 """Orders count for about so long."""
 _NEWEST = 0.1
 """Weight of the newest order in the average size."""

@@ -1,7 +1,7 @@
 """How many replicas: as many as clear the work that will be waiting once a new one could help.
 
-A queue of requests says little where one asks for 4 steps and another for 800. Work is counted in row-steps (steps still
-to take, of every picture), and a replica's speed in row-steps a second, as measured. Nothing of Ray here.
+A queue of requests says little where one asks for 4 steps and another for 800. Work is counted in row-steps (steps
+still to take, of every picture), and a replica's speed in row-steps a second, as measured. Nothing of Ray here.
 """
 
 import math
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 FULL = 0.85
 """Share of its speed to which a replica is planned, so that chance does not fill the queue."""
-EASY = 0.6
+EASY = 0.75
 """Those that remain must be busy no more than this before a replica is given up."""
 RATE_HALF_LIFE_S = 600.0
 """How fast the best speed seen is forgotten. A replica that is half idle is measured as slow: its batches are small."""

@@ -38,6 +38,11 @@ class RequestIdFilter(logging.Filter):
         return True
 
 
+def _extra(record: logging.LogRecord) -> dict[str, object]:
+    # Ray marks records with names that begin so.
+    return {key: value for key, value in vars(record).items() if key not in _OWN and not key.startswith("_ray")}
+
+
 class JsonFormatter(logging.Formatter):
     """One line: time (UTC), level, logger, message, request_id, what was given as `extra`, and the traceback."""
 
@@ -51,7 +56,7 @@ class JsonFormatter(logging.Formatter):
         }
         if (request_id := getattr(record, "request_id", None)) is not None:
             line["request_id"] = request_id
-        line |= {key: value for key, value in vars(record).items() if key not in _OWN}
+        line |= _extra(record)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str, ensure_ascii=False)
@@ -64,9 +69,8 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s %(request_id)s: %(message)s", defaults={"request_id": "-"})
 
     def format(self, record: logging.LogRecord) -> str:
-        extra = {key: value for key, value in vars(record).items() if key not in _OWN}
         first, *traceback = super().format(record).split("\n")
-        return "\n".join([first + "".join(f" {key}={value}" for key, value in extra.items()), *traceback])
+        return "\n".join([first + "".join(f" {key}={value}" for key, value in _extra(record).items()), *traceback])
 
 
 def configure(log_format: Literal["json", "text"], level: int = logging.INFO, stream: IO[str] | None = None) -> None:
