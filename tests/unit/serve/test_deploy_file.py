@@ -27,7 +27,7 @@ def test_a_shipped_file_is_taken_by_both(path: Path) -> None:
     assert config.host == schema.http_options.host
     assert {item.name for item in application.deployments} <= {"engine", "ingress"}
     for item in application.deployments:
-        assert set(item.user_config) <= set(ServeConfig.model_fields)
+        assert set(item.user_config or {}) <= set(ServeConfig.model_fields)
 
 
 def test_what_is_printed_is_taken_back(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def build(args: ServeConfig) -> serve.Application:
             upscale_delay_s=0.0,
             downscale_delay_s=0.0,
             downscale_to_zero_delay_s=0.0,
-            policy=AutoscalingPolicy(
+            policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
                 policy_function="nigaoe.serve.scaling.ray_policy:WorkPolicy",
                 policy_kwargs={
                     "wait_s": scaling.wait_s,
@@ -37,9 +37,11 @@ def build(args: ServeConfig) -> serve.Application:
                 },
             ),
         ),
-        request_router_config=RequestRouterConfig(
-            request_router_class="nigaoe.serve.scaling.router:WorkRouter",
-            request_routing_stats_period_s=STATS_PERIOD_S,
+        request_router_config=RequestRouterConfig.model_validate(
+            {
+                "request_router_class": "nigaoe.serve.scaling.router:WorkRouter",
+                "request_routing_stats_period_s": STATS_PERIOD_S,
+            }
         ),
         ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": args.num_gpus},
         user_config={},

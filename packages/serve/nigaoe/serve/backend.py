@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -72,18 +73,19 @@ class RayBackend:
         steps, partials = 0, set[tuple[int, int]]()
         for attempt in range(ATTEMPTS):
             try:
-                async for event in self._attempt(order):
-                    if isinstance(event, Progress):
-                        if event.step <= steps:
-                            continue
-                        steps = event.step
-                    elif isinstance(event, Partial):
-                        if (event.place, event.index) in partials:
-                            continue
-                        partials.add((event.place, event.index))
-                    yield event
-                    if isinstance(event, Drawn | Refusal):
-                        return
+                async with aclosing(self._attempt(order)) as events:
+                    async for event in events:
+                        if isinstance(event, Progress):
+                            if event.step <= steps:
+                                continue
+                            steps = event.step
+                        elif isinstance(event, Partial):
+                            if (event.place, event.index) in partials:
+                                continue
+                            partials.add((event.place, event.index))
+                        yield event
+                        if isinstance(event, Drawn | Refusal):
+                            return
                 # A stream that ends before its order does is as good as lost.
                 reason = "its stream ended"
             except (BackPressureError, DeploymentUnavailableError) as error:
@@ -114,20 +116,19 @@ class RayBackend:
             raise EngineStoppedError(found.reason)
         return found
 
-    async def _attempt(self, order: Order) -> AsyncIterator[Event]:
+    async def _attempt(self, order: Order) -> AsyncGenerator[Event]:
         response: Any = self._streaming.draw.remote(order)
-        ended = False
+        at_work = True
         try:
             async for event in response:
+                at_work = not isinstance(event, Drawn | Refusal)
                 yield event
-            ended = True
-        except asyncio.CancelledError:
-            raise
+            at_work = False
         except Exception:
-            ended = True
+            at_work = False
             raise
         finally:
-            if not ended:
+            if at_work:
                 # The client has gone or time is up: without this the replica would draw to the end.
                 response.cancel()
 

@@ -1,7 +1,7 @@
 """One YAML for both: `nigaoe serve FILE`, and `serve deploy FILE` of Ray Serve as it is.
 
-A file may also hold the keys of `ServeConfig` alone; then it is for `nigaoe serve`, and `nigaoe serve-config` makes of it
-what Ray Serve takes.
+A file may also hold the keys of `ServeConfig` alone; then it is for `nigaoe serve`, and `nigaoe serve-config` makes of
+it what Ray Serve takes.
 """
 
 from collections.abc import Mapping, Sequence

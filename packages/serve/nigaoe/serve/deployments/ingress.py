@@ -6,16 +6,16 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import FastAPI
-from nigaoe.serve.catalog import Catalog
-from nigaoe.serve.stores.objects import Objects
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nigaoe.serve.backend import RayBackend
+from nigaoe.serve.catalog import Catalog
 from nigaoe.serve.config import ServeConfig
 from nigaoe.serve.deployments.changes import AT_THE_INGRESS, changed
 from nigaoe.serve.http.app import create_app
 from nigaoe.serve.services import Services
+from nigaoe.serve.stores.objects import Objects
 from nigaoe.serve.watching.instruments import Instruments
 from nigaoe.serve.watching.logs import configure
 from nigaoe.serve.watching.ray_meter import RayMeter
@@ -40,7 +40,7 @@ class Ingress:
             objects=Objects(config.storage),
             instruments=instruments,
         )
-        self._front = Front(create_app(self._services), tracing)
+        self._front = Replaceable(create_app(self._services), tracing)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._front
@@ -65,7 +65,7 @@ class Ingress:
         log.info("config changed", extra={"sections": sorted(user_config)})
 
 
-class Front:
+class Replaceable:
     """ASGI: hands each request to the application of the moment, inside a span where somebody looks."""
 
     def __init__(self, app: FastAPI, tracing: Tracing) -> None:

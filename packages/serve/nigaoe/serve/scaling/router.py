@@ -17,7 +17,7 @@ LOADING_S = 5.0
 """Seconds of work that a replica without the weights may be ahead of one with them."""
 
 
-class WorkRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
+class WorkRouter(FIFOMixin, RequestRouter):
     """Ranks all replicas by work; Ray goes on to the next where one has no place."""
 
     def initialize_state(self, **kwargs: Any) -> None:

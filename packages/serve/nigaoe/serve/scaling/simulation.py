@@ -225,7 +225,7 @@ class _Run:
 def table(outcomes: list[Outcome]) -> str:
     """One line a policy, for a terminal."""
     heads = ("policy", "replica-hours", "p50 wait s", "p95 wait s", "p99 wait s", "p95 total s", "refused", "most")
-    rows = [heads]
+    rows: list[tuple[str, ...]] = [heads]
     for outcome in outcomes:
         waits = [f"{percentile(outcome.waits_s, share):.1f}" for share in (0.5, 0.95, 0.99)]
         total = f"{percentile(outcome.latencies_s, 0.95):.1f}"

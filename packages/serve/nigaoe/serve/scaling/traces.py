@@ -41,7 +41,7 @@ def day_of_arrivals(day: Day) -> list[Arrival]:
     chance = random.Random(day.seed)
     bursts = sorted(chance.uniform(0, DAY_S - day.burst_s) for _ in range(day.bursts))
     peak = day.mean_per_s * (1 + day.tide) * day.burst_times
-    arrivals = []
+    arrivals: list[Arrival] = []
     at_s = 0.0
     while True:
         at_s += chance.expovariate(peak)
