@@ -9,13 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -28,10 +30,24 @@ from nigaoe.core.bases import load_base
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled"}
+REQUESTS: list[dict[str, Any]] = [
+    {"seed": 1, "steps": 12},
+    {"seed": 1, "steps": 12, "adapter_scale": 0.2},
+    {"seed": 2, "steps": 20, "n": 2},
+    {"seed": 3, "steps": 8, "guidance_scale": 1.0, "base": "toy/photo"},
+    {"seed": 4, "steps": 15, "prompt": "a man", "negative_prompt": "glasses"},
+    {"seed": 5, "steps": 10, "size": "64x96"},
+]
 
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "nigaoe.core.cli", "serve", *arguments]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def written_config(folder: Path) -> Path:
@@ -44,6 +60,9 @@ def written_config(folder: Path) -> Path:
         "adapters": {"demo": str(adapter)},
         "defaults": {"steps": 4, "guidance_scale": 3.0},
         "limits": {"body_mb": 1.0, "n": 4, "steps": 1000},
+        "autoscaling": {"min_replicas": 2, "max_replicas": 2},
+        "storage": {"objects": str(folder / "objects"), "registry": str(folder / "registry")},
+        "watching": {"metrics_port": free_port()},
         "port": 0,
         "ready_file": str(folder / "ready.json"),
     }
@@ -52,13 +71,46 @@ def written_config(folder: Path) -> Path:
     return config
 
 
+@dataclass(frozen=True)
+class Server:
+    """One that runs."""
+
+    url: str
+    pid: int
+    metrics_url: str
+
+    def engines(self) -> set[int]:
+        """Processes of replicas that draw."""
+        found = psutil.Process(self.pid).children(recursive=True)
+        return {process.pid for process in found if is_engine(process)}
+
+    def figure(self, name: str) -> float:
+        """The sum of a metric over all processes and tags; Ray collects them every few seconds."""
+        lines = httpx.get(self.metrics_url, timeout=30).text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith((f"ray_{name}{{", f"ray_{name} ")))
+
+    def wait_for(self, name: str, is_so: Callable[[float], bool]) -> None:
+        """Wait until a metric is as it should be."""
+        deadline = time.monotonic() + 60
+        while not is_so(value := self.figure(name)):
+            assert time.monotonic() < deadline, f"{name} is {value}"
+            time.sleep(0.5)
+
+
+def is_engine(process: psutil.Process) -> bool:
+    try:
+        return "ServeReplica:nigaoe:engine" in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    ready = folder / "ready.json"
+    ready, config = folder / "ready.json", written_config(folder)
+    metrics_port = yaml.safe_load(config.read_text())["watching"]["metrics_port"]
     with (folder / "log").open("w+") as log:
-        arguments = command(str(written_config(folder)))
-        process = subprocess.Popen(arguments, stdout=log, stderr=log, env=os.environ | ENVIRONMENT)
+        process = subprocess.Popen(command(str(config)), stdout=log, stderr=log, env=os.environ | ENVIRONMENT)
         try:
             deadline = time.monotonic() + 300
             while not ready.exists():
@@ -67,7 +119,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 time.sleep(0.1)
             announced = json.loads(ready.read_text())
             assert announced["pid"] == process.pid
-            yield announced["url"]
+            yield Server(announced["url"], process.pid, f"http://127.0.0.1:{metrics_port}/metrics")
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=60) == 0
         finally:
@@ -86,9 +138,9 @@ def face() -> bytes:
     return buffer.getvalue()
 
 
-def edit(server: str, face: bytes, **data: Any) -> httpx.Response:
+def edit(server: Server, face: bytes, **data: Any) -> httpx.Response:
     form = {"prompt": "a woman, anime"} | {name: str(value) for name, value in data.items()}
-    return httpx.post(f"{server}/v1/images/edits", files={"image": ("face.png", face)}, data=form, timeout=120)
+    return httpx.post(f"{server.url}/v1/images/edits", files={"image": ("face.png", face)}, data=form, timeout=240)
 
 
 def pictures(response: httpx.Response) -> list[np.ndarray]:
@@ -97,60 +149,85 @@ def pictures(response: httpx.Response) -> list[np.ndarray]:
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(item["b64_json"])))).astype(int) for item in items]
 
 
-def test_concurrent_requests_draw_what_they_draw_alone(server: str, face: bytes) -> None:
-    requests: list[dict[str, Any]] = [
-        {"seed": 1, "steps": 12},
-        {"seed": 1, "steps": 12, "adapter_scale": 0.2},
-        {"seed": 2, "steps": 20, "n": 2},
-        {"seed": 3, "steps": 8, "guidance_scale": 1.0, "base": "toy/photo"},
-        {"seed": 4, "steps": 15, "prompt": "a man", "negative_prompt": "glasses"},
-        {"seed": 5, "steps": 10, "size": "64x96"},
-    ]
-    alone = [pictures(edit(server, face, **request)) for request in requests]
-    with ThreadPoolExecutor(len(requests)) as pool:
-        together = list(pool.map(lambda request: pictures(edit(server, face, **request)), requests))
+def require_same(expected: list[np.ndarray], got: list[np.ndarray]) -> None:
+    assert len(expected) == len(got)
+    assert max(np.abs(a - b).max() for a, b in zip(expected, got, strict=True)) <= 1
+
+
+@pytest.fixture(scope="module")
+def alone(server: Server, face: bytes) -> list[list[np.ndarray]]:
+    """What each of `REQUESTS` gives where nobody else asks."""
+    return [pictures(edit(server, face, **request)) for request in REQUESTS]
+
+
+def test_concurrent_requests_draw_what_they_draw_alone(
+    server: Server, face: bytes, alone: list[list[np.ndarray]]
+) -> None:
+    with ThreadPoolExecutor(len(REQUESTS)) as pool:
+        together = list(pool.map(lambda request: pictures(edit(server, face, **request)), REQUESTS))
     for expected, got in zip(alone, together, strict=True):
-        assert len(expected) == len(got)
-        assert max(np.abs(a - b).max() for a, b in zip(expected, got, strict=True)) <= 1
+        require_same(expected, got)
     # The scale counted, and so did the seed.
     assert np.abs(alone[0][0] - alone[1][0]).max() > 1
     assert np.abs(alone[2][0] - alone[2][1]).max() > 1
 
 
-def test_who_hangs_up_frees_the_engine(server: str, face: bytes) -> None:
-    before = httpx.get(f"{server}/healthz").json()["unet_calls"]
+def test_what_all_processes_count_is_shown_in_one_place(server: Server, alone: list[list[np.ndarray]]) -> None:
+    count = sum(len(pictures) for pictures in alone)
+    server.wait_for("nigaoe_images_total", lambda value: value >= count)
+    server.wait_for("nigaoe_requests_total", lambda value: value >= len(alone))
+    server.wait_for("nigaoe_row_steps_total", lambda value: value >= sum(r["steps"] for r in REQUESTS))
+    server.wait_for("nigaoe_rows_in_flight", lambda value: value == 0)
+
+
+def test_who_hangs_up_frees_the_engine(server: Server, face: bytes) -> None:
+    before = server.figure("nigaoe_unet_calls_total")
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(
-            f"{server}/v1/images/generations",
+            f"{server.url}/v1/images/generations",
             json={"prompt": "p", "steps": 1000, "n": 4},
-            timeout=httpx.Timeout(30, read=2),
+            timeout=httpx.Timeout(30, read=8),
         )
-    deadline = time.monotonic() + 30
-    while (health := httpx.get(f"{server}/healthz", timeout=30).json())["active_rows"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    assert 0 < health["unet_calls"] - before < 1000
+    server.wait_for("nigaoe_unet_calls_total", lambda value: value > before)
+    server.wait_for("nigaoe_rows_in_flight", lambda value: value == 0)
+    assert server.figure("nigaoe_unet_calls_total") - before < 1000
     assert len(pictures(edit(server, face, seed=1))) == 1
 
 
-def test_failures_have_one_shape(server: str, face: bytes) -> None:
-    edits, generations = f"{server}/v1/images/edits", f"{server}/v1/images/generations"
-    whole = io.BytesIO()
-    Image.effect_noise((96, 96), 80).save(whole, "JPEG")
+def test_a_replica_that_is_killed_takes_no_request_with_it(
+    server: Server, face: bytes, alone: list[list[np.ndarray]]
+) -> None:
+    both = server.engines()
+    assert len(both) == 2
+    # Long enough to be under way on both when one is killed; the last ones, which are short, are drawn after that.
+    long = [{"seed": 10 + number, "steps": 120} for number in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        expected = list(pool.map(lambda request: pictures(edit(server, face, **request)), long))
+    with ThreadPoolExecutor(len(long) + len(REQUESTS)) as pool:
+        drawing = [pool.submit(edit, server, face, **request) for request in long]
+        time.sleep(1.5)
+        assert not all(future.done() for future in drawing)
+        os.kill(min(both), signal.SIGKILL)
+        later = [pool.submit(edit, server, face, **request) for request in REQUESTS]
+        for wanted, future in zip(expected + alone, drawing + later, strict=True):
+            require_same(wanted, pictures(future.result()))
+    server.wait_for("nigaoe_retries_total", lambda value: value >= 1)
+    deadline = time.monotonic() + 120
+    while len(now := server.engines()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert min(both) not in now
+
+
+def test_failures_have_one_shape(server: Server, face: bytes) -> None:
+    edits, generations = f"{server.url}/v1/images/edits", f"{server.url}/v1/images/generations"
     image = {"image": ("face.png", face)}
     cases: list[tuple[str, str, dict[str, Any], int, str]] = [
-        ("POST", edits, {"files": {"image": ("a.txt", b"text")}, "data": {"prompt": "p"}}, 400, "not a JPEG"),
-        ("POST", edits, {"files": {"image": whole.getvalue()[:2000]}, "data": {"prompt": "p"}}, 400, "truncated"),
-        ("POST", edits, {"files": image, "data": {}}, 400, "prompt is missing"),
-        ("POST", edits, {"files": image, "data": {"prompt": "p", "adapter": "x"}}, 404, "'x' is not on this server"),
+        ("POST", edits, {"files": {"image": ("a.txt", b"text")}, "data": {"prompt": "p"}}, 400, "not a"),
         ("POST", edits, {"files": image, "data": {"prompt": "p", "size": "97x96"}}, 400, "width 97"),
-        ("POST", edits, {"files": {"image": bytes(3_000_000)}, "data": {"prompt": "p"}}, 413, "larger than the 1 MB"),
-        ("POST", edits, {"json": {"prompt": "p"}}, 415, "multipart/form-data"),
-        ("POST", generations, {"json": {"prompt": "p", "model": "x"}}, 404, "'x' is not on this server"),
-        ("POST", generations, {"json": {"prompt": "p", "foo": 1}}, 400, "unknown field 'foo'"),
-        ("POST", generations, {"json": {"prompt": "p", "n": 5}}, 400, "n 5 is outside"),
-        ("GET", generations, {}, 405, "use POST"),
-        ("GET", f"{server}/v1/nothing", {}, 404, "not a route"),
+        ("POST", edits, {"files": {"image": bytes(3_000_000)}, "data": {"prompt": "p"}}, 413, "1 MB"),
+        ("POST", generations, {"json": {"prompt": "p", "model": "x"}}, 404, "'x'"),
+        ("GET", f"{server.url}/v1/nothing", {}, 404, "not a route"),
     ]
     for method, url, kwargs, status, says in cases:
         response = httpx.request(method, url, timeout=60, **kwargs)
@@ -158,11 +235,8 @@ def test_failures_have_one_shape(server: str, face: bytes) -> None:
         error = response.json()["error"]
         assert error.keys() == {"message", "type", "param", "code"}
         assert says in error["message"]
-    assert [model["id"] for model in httpx.get(f"{server}/v1/models").json()["data"]] == [
-        "toy/anime",
-        "toy/photo",
-        "demo",
-    ]
+    models = httpx.get(f"{server.url}/v1/models").json()["data"]
+    assert [model["id"] for model in models] == ["toy/anime", "toy/photo", "demo"]
 
 
 def test_what_cannot_start_says_why_in_one_line(tmp_path: Path) -> None:

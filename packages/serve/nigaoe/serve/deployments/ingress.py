@@ -69,13 +69,13 @@ class Replaceable:
     """ASGI: hands each request to the application of the moment, inside a span where somebody looks."""
 
     def __init__(self, app: FastAPI, tracing: Tracing) -> None:
-        self._app, self._tracing = app, tracing
+        self._first, self._app, self._tracing = app, app, tracing
         self._replaced = AsyncExitStack()
         """Ends the lifespans of those that came later."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
+            await self._first(scope, receive, send)
             await self._replaced.aclose()
         elif scope["type"] == "http":
             with self._tracing.span("request", **{"http.method": scope["method"], "url.path": scope["path"]}):
