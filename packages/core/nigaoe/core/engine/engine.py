@@ -4,7 +4,7 @@ A row joins between any two steps and leaves when it is done. It belongs to one 
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -15,6 +15,7 @@ from nigaoe.core.bases import Base
 from nigaoe.core.caches import CacheStats, TensorCache
 from nigaoe.core.engine.batch import Batch, BatchKey, batch_key, pack
 from nigaoe.core.engine.controls import with_controls
+from nigaoe.core.engine.previews import previews
 from nigaoe.core.engine.rows import Generation, GuidedImagePrompt, Row, RowText, drawn_once
 from nigaoe.core.engine.runners import best_runner
 from nigaoe.core.engine.starts import skipped_steps, start
@@ -28,6 +29,9 @@ from nigaoe.core.unet_call import Runner, UNetCall
 
 log = logging.getLogger(__name__)
 
+FINITE_EVERY = 8
+"""Steps between two looks at whether latents are numbers still: on a GPU a look waits for all that is under way."""
+
 TEXT_CACHE_BYTES = 512 * 2**20
 """Some 65 prompts of SD 1.5 in float32, keys and values with them; twice as many in half precision."""
 
@@ -39,6 +43,8 @@ class Stepped:
     pictures: dict[int, Image.Image] = field(default_factory=dict)
     failures: dict[int, GenerationError] = field(default_factory=dict)
     """Rows that could not go on, each for a reason of its own."""
+    rows: tuple[int, ...] = ()
+    """Whose turn it was; none where there was nothing left but to decode."""
 
 
 class Engine:
@@ -56,12 +62,13 @@ class Engine:
         self._undecoded: list[Row] = []
         self._turns = Turns()
         self._next_id = 0
+        self._steps = 0
         self._batch: tuple[BatchKey, Batch] | None = None
         self._texts: TensorCache[RowText] = TensorCache(TEXT_CACHE_BYTES)
         self._plans: dict[tuple[str, int, int], SamplingPlan] = {}
 
-    def submit(self, generation: Generation) -> int:
-        """Let a picture join; returns its ticket.
+    def submit(self, generation: Generation, *, priority: int = 0) -> int:
+        """Let a picture join; returns its ticket. Where not all fit into a call, higher priorities are stepped first.
 
         Raises:
             RequestError: A size, step count, guidance or picture that the base cannot do.
@@ -87,6 +94,7 @@ class Engine:
             time_ids=_time_ids(generation, size).to(device) if self.base.is_xl else None,
             extra_channels=begin.extra_channels,
             inpainting=begin.inpainting,
+            priority=priority,
         )
         self._next_id += 1
         self._active.append(row)
@@ -124,6 +132,7 @@ class Engine:
         failures = self._advance(rows)
         if failures and len(failures) == len(rows):
             self._require_working(rows[0])
+        failures |= self._not_finite([row for row in rows if row.id not in failures])
         done = [row for row in rows if row.is_done and row.id not in failures]
         if done or failures:
             # Nobody's prompt or face outlives its picture.
@@ -131,7 +140,12 @@ class Engine:
             self._active = [row for row in self._active if row not in done and row.id not in failures]
         self._undecoded += done
         decoded = self._decode_some()
-        return Stepped(decoded.pictures, failures | decoded.failures)
+        return Stepped(decoded.pictures, failures | decoded.failures, tuple(row.id for row in rows))
+
+    def preview(self, tickets: Iterable[int]) -> dict[int, Image.Image]:
+        """What these pictures seem to become, as far as they have begun; it costs a part of what decoding does."""
+        wanted = set(tickets)
+        return previews(self.base, [row for row in [*self._active, *self._undecoded] if row.id in wanted])
 
     def generate(
         self, generations: Sequence[Generation], on_step: Callable[[int], None] | None = None
@@ -180,6 +194,20 @@ class Engine:
             return {rows[0].id: failure}
         half = len(rows) // 2
         return self._advance(rows[:half]) | self._advance(rows[half:])
+
+    def _not_finite(self, rows: Sequence[Row]) -> dict[int, GenerationError]:
+        """Rows that ran into numbers that are none: they fail before they cost more steps or the autoencoder's time."""
+        self._steps += 1
+        if not rows or (self._steps % FINITE_EVERY and not any(row.is_done for row in rows)):
+            return {}
+        is_finite = torch.isfinite(torch.stack([row.latents for row in rows])).flatten(1).all(1).tolist()
+        return {row.id: self._no_numbers(row) for row, is_fine in zip(rows, is_finite, strict=True) if not is_fine}
+
+    def _no_numbers(self, row: Row) -> GenerationError:
+        return GenerationError(
+            f"picture with seed {row.generation.seed} ran into numbers that are none; lower its scales or "
+            f"guidance, or use a precision with more room than {self.base.precision}"
+        )
 
     def _require_working(self, row: Row) -> None:
         """Let the error through if the UNet fails without anything of a request's: then no row is at fault.
@@ -259,10 +287,7 @@ class Engine:
             if bool(torch.isfinite(own).all()):
                 stepped.pictures[row.id] = Image.fromarray(picture.numpy())
             else:
-                stepped.failures[row.id] = GenerationError(
-                    f"picture with seed {row.generation.seed} ran into numbers that are none; lower its scales or "
-                    f"guidance, or use a precision with more room than {self.base.precision}"
-                )
+                stepped.failures[row.id] = self._no_numbers(row)
         return stepped
 
     def _text(self, prompt: str, is_negative: bool = False) -> RowText:

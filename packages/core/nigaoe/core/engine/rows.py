@@ -166,6 +166,8 @@ class Row:
     extra_channels: Tensor | None = None
     """Channels that an inpainting UNet reads beside the latents: mask and the picture around it, [1 + C, h, w]."""
     inpainting: Inpainting | None = None
+    priority: int = 0
+    """Higher ones are stepped first where not all fit into a call."""
     position: int = 0
     previous_x0: Tensor | None = None
     """What the step before took for the picture; multistep samplers look back at it."""

@@ -17,7 +17,7 @@ class Turns:
         self._given: dict[Shape, float] = {}
 
     def next(self, rows: Sequence[Row], most: int) -> tuple[Row, ...]:
-        """Up to `most` rows of one shape, those that came first; none if there are none."""
+        """Up to `most` rows of one shape, of the highest priority and then those that came first; none if none."""
         if not rows:
             self._given.clear()
             return ()
@@ -29,6 +29,7 @@ class Turns:
         ahead = {shape: given for shape, given in self._given.items() if given > now}
         self._given = ahead | {shape: self._given.get(shape, now) for shape in waiting}
         turn = min(waiting, key=lambda shape: self._given[shape])
-        chosen = tuple([row for row in rows if tuple(row.latents.shape) == turn][:most])
+        alike = [row for row in rows if tuple(row.latents.shape) == turn]
+        chosen = tuple(sorted(alike, key=lambda row: -row.priority)[:most])
         self._given[turn] += sum(row.latents.numel() * (1 + row.is_guided) for row in chosen)
         return chosen

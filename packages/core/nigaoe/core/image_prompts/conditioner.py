@@ -1,5 +1,6 @@
 """From what a request says of pictures to an image prompt, with a memory: who asks again waits for no encoder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 from weakref import WeakKeyDictionary
@@ -9,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from nigaoe.core.adapters.adapter import IPAdapter
+from nigaoe.core.adapters.variants import Feature
 from nigaoe.core.caches import CacheStats, TensorCache, image_digest
 from nigaoe.core.engine.rows import GuidedImagePrompt
 from nigaoe.core.errors import AdapterError, ImageError
@@ -109,6 +111,41 @@ class Conditioner:
             prompt = with_loras(prompt, adapter, reference.scales)
         return prompt._replace(start=reference.scales.start, end=reference.scales.end, mask=reference.mask)
 
+    def prime(self, adapter: IPAdapter) -> None:
+        """Hash the weights of an adapter now, on any thread; otherwise its first prompt waits for that."""
+        self._fingerprint(adapter)
+
+    def embed(self, images: Sequence[Image.Image]) -> StoredEmbeddings:
+        """All that the encoders say of whole pictures, cut in the centre; identities where each of them shows a face.
+
+        Raises:
+            AdapterError: No pictures, or no encoder.
+        """
+        if not images or (self._looks is None and self._faces is None):
+            raise AdapterError("embeddings need at least one picture and an encoder; give both")
+        conditional: dict[Feature, Tensor] = {}
+        unconditional: dict[Feature, Tensor] = {}
+        if self._looks is not None:
+            seen, nothing = self._looks.look(images), self._looks.look_at_nothing()
+            conditional |= {"image_embeds": seen.image_embeds, "hidden_states": seen.hidden_states}
+            unconditional["image_embeds"] = torch.zeros_like(nothing.image_embeds)
+            unconditional["hidden_states"] = nothing.hidden_states
+        found = [] if self._faces is None else [self._faces.find(image) for image in images]
+        if found and all(found):
+            conditional["identity"] = torch.stack([faces[0].identity for faces in found])
+            unconditional["identity"] = torch.zeros_like(conditional["identity"][:1])
+        if not conditional:
+            raise AdapterError("a picture shows no face, and there is no other encoder to look at it; give another")
+        speaker = self._looks or self._faces
+        assert speaker is not None
+        fingerprint = None if self._looks is None else self._looks.fingerprint
+        return StoredEmbeddings(conditional, unconditional, speaker.name, fingerprint, crop="centre")
+
+    @property
+    def encoder_side(self) -> int | None:
+        """Of the squares that the image encoder sees, px; None: there is none."""
+        return None if self._looks is None else self._looks.side
+
     @property
     def feature_cache(self) -> CacheStats:
         """Figures of the memory for what the image encoder saw."""
@@ -141,6 +178,11 @@ class Conditioner:
             raise AdapterError(
                 f"{stored.where} and a negative picture were given for one image prompt; leave the picture out, or "
                 "store it and add it by `against`"
+            )
+        if stored.crop == "centre" and {"identity", "hidden_states"} <= set(adapter.variant.inputs):
+            raise AdapterError(
+                f"variant {adapter.variant.name!r} reads hidden states of aligned faces, {stored.where} has those of "
+                "whole pictures; give the pictures"
             )
         reads_clip = adapter.variant.inputs != ("identity",)
         if not reads_clip or self._looks is None or stored.fingerprint in (None, self._looks.fingerprint):

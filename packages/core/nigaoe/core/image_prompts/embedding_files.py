@@ -6,6 +6,7 @@
 - ComfyUI's `.ipadpt`: one pickled tensor, positive or negative, [B, E] or [B, N, D].
 """
 
+import json
 import os
 import struct
 import uuid
@@ -19,7 +20,7 @@ from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 from torch import Tensor
 
 from nigaoe.core.adapters.variants import IDENTITY_DIM, Feature
@@ -56,6 +57,8 @@ class StoredEmbeddings:
     """Of the encoder's weights, as `ImageEncoder.fingerprint`; None: the file does not say."""
     where: str = "what was stored"
     """How messages name them."""
+    crop: str | None = None
+    """How pictures were made square before the encoder saw them; None: the file does not say."""
 
     def __len__(self) -> int:
         return len(next(iter(self.conditional.values())))
@@ -125,6 +128,40 @@ def save_embeddings(
         part.unlink(missing_ok=True)
 
 
+def embedding_bytes(stored: StoredEmbeddings) -> bytes:
+    """A file of our own format.
+
+    Raises:
+        ImageError: What `parse_embeddings` would refuse.
+    """
+    halves = {"conditional": stored.conditional, "unconditional": stored.unconditional}
+    _require_whole(
+        _checked(stored.conditional, stored.where), _checked(stored.unconditional, stored.where), stored.where
+    )
+    state = {
+        f"{half}.{feature}": tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for half, tensors in halves.items()
+        for feature, tensor in tensors.items()
+    }
+    metadata = {"format": FORMAT, "encoder": stored.encoder or "", "encoder_sha256": stored.fingerprint or ""}
+    return save(state, metadata if stored.crop is None else {**metadata, "crop": stored.crop})
+
+
+def parse_embeddings(content: bytes, where: str = "the embedding file") -> StoredEmbeddings:
+    """Read our own format, and no other, from memory.
+
+    Raises:
+        ImageError: Damaged, of another format, or with tensors that cannot be embeddings.
+    """
+    try:
+        state = load(content)
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
+    except (SafetensorError, *_DAMAGE):
+        raise _damaged(where) from None
+    return _own(state, metadata, where)
+
+
 def load_embeddings(
     path: Path, feature: Feature | None = None, guided: bool | None = None, index: int | None = None
 ) -> StoredEmbeddings:
@@ -165,6 +202,10 @@ def _read_own(path: Path, where: str) -> StoredEmbeddings:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, *_DAMAGE):
         raise _damaged(where) from None
+    return _own(state, metadata, where)
+
+
+def _own(state: Mapping[str, Tensor], metadata: Mapping[str, str], where: str) -> StoredEmbeddings:
     if metadata.get("format") != FORMAT:
         raise ImageError(
             f"{where} is of format {metadata.get('format')!r}, this version reads {FORMAT!r}; "
@@ -181,7 +222,8 @@ def _read_own(path: Path, where: str) -> StoredEmbeddings:
         halves[half][name] = tensor
     conditional, unconditional = (_checked(half, where) for half in halves.values())
     _require_whole(conditional, unconditional, where)
-    return StoredEmbeddings(conditional, unconditional, metadata["encoder"], metadata["encoder_sha256"], where)
+    encoder, fingerprint, crop = metadata["encoder"], metadata["encoder_sha256"] or None, metadata.get("crop")
+    return StoredEmbeddings(conditional, unconditional, encoder, fingerprint, where, crop)
 
 
 def _checked(tensors: Mapping[Any, Tensor], where: str) -> dict[Feature, Tensor]:

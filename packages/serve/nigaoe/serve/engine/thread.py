@@ -1,196 +1,207 @@
-"""The thread that owns the models. Whoever wants pictures puts an order into its inbox and holds a future.
+"""The thread that owns the device. Whoever wants pictures submits an order and hears of it; to leave, it cancels.
 
-Rows of all orders on one base share UNet calls: an order that arrives joins before the next step. To leave,
-cancelling the future is enough: the thread looks before every step.
+Rows of all orders on one base share UNet calls: an order that arrives joins before the next step.
 """
 
+import itertools
 import logging
 import queue
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from PIL import Image
-
-from nigaoe.core.bases import Base
-from nigaoe.core.engine.engine import Engine, Stepped
-from nigaoe.core.engine.rows import Generation, GuidedImagePrompt
-from nigaoe.core.engine.runners import make_runner
-from nigaoe.core.image_prompts.conditioner import Conditioner, Reference
-from nigaoe.core.image_prompts.prompt import PromptScales
 from nigaoe.serve.config import EngineConfig
-from nigaoe.serve.engine.models import Models
-from nigaoe.serve.orders import EngineStats, Order
+from nigaoe.serve.engine.jobs import EngineEvent, Job, Stopped
+from nigaoe.serve.engine.residency import Residency
+from nigaoe.serve.engine.scheduler import Scheduler
+from nigaoe.serve.orders import EngineStats, EngineStoppedError, Order, Refusal
+from nigaoe.serve.watching.instruments import Instruments
 
 log = logging.getLogger(__name__)
 
-Pictures = dict[int, Image.Image]
+IDLE_S = 1.0
+"""Between two heartbeats of a thread that has nothing to do."""
+
+ResultT = TypeVar("ResultT")
 
 
-class EngineStoppedError(RuntimeError):
-    """The engine thread has ended; its replica must be replaced."""
+@dataclass(frozen=True)
+class _Cancel:
+    job: Job
 
 
-@dataclass(eq=False)
-class _Job:
-    order: Order
-    future: "Future[list[Image.Image]]" = field(default_factory=Future)
-    places: dict[int, int] = field(default_factory=dict)
-    """Ticket to place among the order's pictures, of rows still under way."""
-    pictures: Pictures = field(default_factory=dict)
-    """By place."""
+@dataclass(frozen=True)
+class _Task:
+    do: Callable[[], Any]
+    future: "Future[Any]"
 
-    def fail(self, error: BaseException) -> None:
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
+
+@dataclass(frozen=True)
+class _Wake:
+    """Something that was waited for is there."""
+
+
+@dataclass(frozen=True)
+class _End:
+    """Time to end."""
 
 
 class EngineThread:
     """One engine per base, stepped in turn for as long as anybody waits."""
 
-    def __init__(self, models: Models, config: EngineConfig) -> None:
-        self._engines = {name: _engine(base, config) for name, base in models.bases.items()}
-        for engine in self._engines.values():
-            # The first call compiles and allocates; a server is ready when that is done.
-            engine.generate([Generation(prompt="", steps=1)])
-        self._adapters = models.adapters
-        self._conditioner = Conditioner(models.image_encoder, prompt_bytes=config.cached_image_prompts_mib * 2**20)
-        self._inbox: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._jobs: list[_Job] = []
-        self._unet_calls = 0
+    def __init__(self, residency: Residency, config: EngineConfig, instruments: Instruments | None = None) -> None:
+        self._inbox: queue.SimpleQueue[Job | _Cancel | _Task | _Wake | _End] = queue.SimpleQueue()
+        residency.on_loaded = self._wake
+        self._residency = residency
+        self._scheduler = Scheduler(residency, config, instruments, self._wake, self._ended_job)
+        self._heartbeat_s = config.heartbeat_s
+        self._numbers = itertools.count()
+        self._open: set[int] = set()
+        self._opened = threading.Condition()
+        self._is_draining = False
+        self._beat = time.monotonic()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, order: Order) -> "Future[list[Image.Image]]":
-        """Ask for the pictures of an order, from any thread. Cancel the future to take it back."""
-        job = _Job(order)
+    def submit(self, order: Order, on_event: Callable[[EngineEvent], None]) -> Job:
+        """Ask for the pictures of an order, from any thread. `on_event` is called in the engine's and must not wait.
+
+        The last event is a `Finished`, a `Refusal` or a `Stopped`.
+        """
+        with self._opened:
+            job = Job(order, on_event, next(self._numbers))
+            is_refused = self._is_draining
+            if not is_refused:
+                self._open.add(job.number)
+        if is_refused:
+            on_event(Refusal("overloaded", "this replica is being stopped; try again", retry_after_s=1))
+            return job
         self._inbox.put(job)
         if self._ended.is_set():
             self._refuse_inbox()
-        return job.future
+        return job
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether orders are still drawn."""
-        return self._thread.is_alive()
+    def cancel(self, job: Job) -> None:
+        """Take an order back, from any thread: its rows leave before the next step, and it is told no more then."""
+        self._inbox.put(_Cancel(job))
+
+    def call(self, do: Callable[[], ResultT]) -> "Future[ResultT]":
+        """Do something with the models, between two steps."""
+        future: Future[ResultT] = Future()
+        self._inbox.put(_Task(do, future))
+        if self._ended.is_set():
+            self._refuse_inbox()
+        return future
+
+    def reconfigure(self, config: EngineConfig) -> "Future[None]":
+        """Take other bounds, between two steps."""
+        self._heartbeat_s = config.heartbeat_s
+
+        def change() -> None:
+            self._scheduler.config = config
+            self._residency.reconfigure(config)
+
+        return self.call(change)
 
     def stats(self) -> EngineStats:
-        """Figures of this moment, from any thread."""
-        engines = self._engines.values()
-        return EngineStats(
-            active_rows=sum(engine.active_rows for engine in engines),
-            pending_row_steps=sum(engine.pending_row_steps for engine in engines),
-            unet_calls=self._unet_calls,
-        )
+        """Figures of the last step or event, from any thread."""
+        return self._scheduler.stats
+
+    def check_health(self) -> None:
+        """Refuse to be taken for alive.
+
+        Raises:
+            EngineStoppedError: The thread has ended, or has not been heard of for too long.
+        """
+        if not self._thread.is_alive():
+            raise EngineStoppedError("the engine thread is dead; the log of this replica says why")
+        silent_s = time.monotonic() - self._beat
+        if silent_s > self._heartbeat_s:
+            raise EngineStoppedError(
+                f"the engine thread has been silent for {silent_s:.0f} s, more than engine.heartbeat_s "
+                f"{self._heartbeat_s:g}; its device hangs"
+            )
+
+    def drain(self, timeout_s: float) -> bool:
+        """Refuse what comes from now on, and wait for what is under way; whether all of it ended."""
+        with self._opened:
+            self._is_draining = True
+            return self._opened.wait_for(lambda: not self._open, timeout_s)
 
     def close(self, timeout_s: float = 10.0) -> None:
         """End the thread after the step it is in; whoever still waits hears of it."""
-        self._inbox.put(None)
+        self._inbox.put(_End())
         self._thread.join(timeout_s)
+        self._residency.close()
+
+    def _wake(self) -> None:
+        self._inbox.put(_Wake())
+
+    def _ended_job(self, job: Job) -> None:
+        with self._opened:
+            self._open.discard(job.number)
+            self._opened.notify_all()
 
     def _run(self) -> None:
         try:
-            while self._admit():
-                self._withdraw_cancelled()
-                for name, engine in self._engines.items():
-                    if engine.active_rows:
-                        stepped = engine.step()
-                        # Counted before anybody hears of it: who has a picture finds its steps in the figures.
-                        self._unet_calls += 1
-                        self._hand_over(name, stepped)
+            while self._take_inbox():
+                self._beat = time.monotonic()
+                self._scheduler.turn()
         except Exception:
             # After a failed step the device cannot be trusted: the thread ends, and the health check has it replaced.
             log.exception("engine thread ended")
         finally:
             self._ended.set()
-            for job in self._jobs:
-                job.fail(EngineStoppedError("the engine stopped while drawing"))
+            self._scheduler.stop()
             self._refuse_inbox()
 
-    def _admit(self) -> bool:
-        """Let in what has arrived, and sleep while there is nothing to do. False: time to end."""
+    def _take_inbox(self) -> bool:
+        """Take what has arrived, and sleep while there is nothing to do. False: time to end."""
+        is_first = True
         while True:
             try:
-                job = self._inbox.get(block=not self._jobs)
+                message = self._inbox.get(block=False)
             except queue.Empty:
-                return True
-            if job is None:
+                if not is_first or self._scheduler.has_work:
+                    return True
+                self._scheduler.rest()
+                try:
+                    message = self._inbox.get(timeout=self._sleep_s())
+                except queue.Empty:
+                    return True
+            is_first = False
+            if isinstance(message, _End):
                 return False
-            self._begin(job)
+            self._take(message)
 
-    def _begin(self, job: _Job) -> None:
-        engine = self._engines[job.order.base]
-        try:
-            for place, generation in enumerate(self._generations(job.order)):
-                job.places[engine.submit(generation)] = place
-        except Exception as error:
-            # Its own fault or that of its picture: nobody else's request may suffer.
-            self._withdraw(job)
-            job.fail(error)
-        else:
-            self._jobs.append(job)
+    def _sleep_s(self) -> float:
+        deadline = self._scheduler.next_deadline
+        left = IDLE_S if deadline is None else deadline - time.monotonic()
+        return min(IDLE_S, max(0.001, left))
 
-    def _generations(self, order: Order) -> list[Generation]:
-        prompts = self._image_prompts(order)
-        width, height = order.size or (None, None)
-        return [
-            Generation(
-                prompt=order.prompt,
-                negative_prompt=order.negative_prompt,
-                image_prompts=prompts,
-                seed=seed,
-                steps=order.steps,
-                guidance_scale=order.guidance_scale,
-                width=width,
-                height=height,
-            )
-            for seed in order.seeds
-        ]
-
-    def _image_prompts(self, order: Order) -> tuple[GuidedImagePrompt, ...]:
-        if order.reference is None:
-            return ()
-        assert order.adapter is not None
-        picture = Image.fromarray(order.reference.pixels)
-        reference = Reference(images=(picture,), scales=PromptScales(scale=order.adapter_scale))
-        return (self._conditioner.prompt(self._adapters[order.adapter], reference),)
-
-    def _withdraw_cancelled(self) -> None:
-        for job in [job for job in self._jobs if job.future.cancelled()]:
-            self._withdraw(job)
-            self._jobs.remove(job)
-
-    def _withdraw(self, job: _Job) -> None:
-        for ticket in job.places:
-            self._engines[job.order.base].cancel(ticket)
-
-    def _hand_over(self, base: str, stepped: Stepped) -> None:
-        for job in [job for job in self._jobs if job.order.base == base]:
-            failed = stepped.failures.keys() & job.places.keys()
-            if failed:
-                # Pictures of an order that cannot be had: its others are of no use to whoever waits for all.
-                job.fail(stepped.failures[min(failed)])
-                self._withdraw(job)
-                self._jobs.remove(job)
-                continue
-            for ticket in stepped.pictures.keys() & job.places.keys():
-                job.pictures[job.places.pop(ticket)] = stepped.pictures[ticket]
-            if not job.places:
-                self._jobs.remove(job)
-                if job.future.set_running_or_notify_cancel():
-                    job.future.set_result([job.pictures[place] for place in sorted(job.pictures)])
+    def _take(self, message: Job | _Cancel | _Task | _Wake) -> None:
+        if isinstance(message, Job):
+            self._scheduler.arrive(message)
+        elif isinstance(message, _Cancel):
+            self._scheduler.leave(message.job)
+        elif isinstance(message, _Task) and message.future.set_running_or_notify_cancel():
+            try:
+                message.future.set_result(message.do())
+            except Exception as error:
+                message.future.set_exception(error)
 
     def _refuse_inbox(self) -> None:
         while True:
             try:
-                job = self._inbox.get(block=False)
+                message = self._inbox.get(block=False)
             except queue.Empty:
                 return
-            if job is not None:
-                job.fail(EngineStoppedError("the engine has stopped"))
-
-
-def _engine(base: Base, config: EngineConfig) -> Engine:
-    runner = None if config.runner is None else make_runner(config.runner, base.unet)
-    return Engine(base, config.max_rows, runner=runner)
+            if isinstance(message, Job):
+                message.tell(Stopped())
+                self._ended_job(message)
+            elif isinstance(message, _Task) and message.future.set_running_or_notify_cancel():
+                message.future.set_exception(EngineStoppedError("the engine has stopped"))
