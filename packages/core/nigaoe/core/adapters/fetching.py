@@ -11,7 +11,7 @@ from nigaoe.core.stores import MissingFile, in_a_sentence, locate
 from nigaoe.core.transfers import get_file, sha256_of
 
 WEIGHTS, MANIFEST = "adapter.safetensors", "adapter.json"
-"""Names in `<registry>/<name>/versions/<hash>`; the second one, in `<registry>/<name>`, names the version that counts."""
+"""Names in `<registry>/<name>/versions/<hash>`; in `<registry>/<name>` the second says which version counts."""
 MOST_MANIFEST_BYTES = 1 << 22
 
 

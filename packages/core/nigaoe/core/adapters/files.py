@@ -125,7 +125,7 @@ def read_adapter_file(path: str | Path) -> StoredAdapter:
         AdapterError: Missing, unreadable, or without the weights of an adapter.
         BaseModelError: A name that the toy world does not have.
     """
-    path = fetch_adapter(str(path)) if is_address(path) else _file_at(Path(path))
+    path = fetch_adapter(str(path)) if is_address(path) else adapter_file(Path(path))
     where = f"adapter file {str(path)!r}"
     metadata: dict[str, str] = {}
     raw: Any = None
@@ -164,7 +164,7 @@ def read_adapter_file(path: str | Path) -> StoredAdapter:
     return StoredAdapter(path, state, metadata, layout)
 
 
-def _file_at(path: Path) -> Path:
+def adapter_file(path: Path) -> Path:
     """The file that a path or a name of the toy world means.
 
     Raises:

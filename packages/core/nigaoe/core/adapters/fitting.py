@@ -77,6 +77,6 @@ def require_fit(adapter: AdapterOutline, base: AttentionOutline) -> None:
                 widths = known.get(target)
                 there = f"{widths[0]} to {widths[1]}" if widths else "nothing"
                 raise AdapterError(
-                    f"the adapter's LoRA of {target} in layer {index} maps {inside} to {outside}, the base's layer maps "
-                    f"{there}; {_CURE}"
+                    f"the adapter's LoRA of {target} in layer {index} maps {inside} to {outside}, the base's layer "
+                    f"maps {there}; {_CURE}"
                 )

@@ -61,10 +61,11 @@ def read_header(path: Path, where: str) -> Header:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise AdapterError(f"{where} cannot be read ({error.strerror}); give a file") from None
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(handle)
+        raise AdapterError(f"{where} is no file; give a .safetensors file")
     with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise AdapterError(f"{where} is no file; give a .safetensors file")
         size, head = found.st_size, file.read(8)
         if head.startswith((b"PK", b"\x80")):
             raise AdapterError(

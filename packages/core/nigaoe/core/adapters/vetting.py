@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from nigaoe.core.adapters.adapter import IPAdapter
-from nigaoe.core.adapters.files import VARIANT_KEY
+from nigaoe.core.adapters.files import VARIANT_KEY, load_adapter
 from nigaoe.core.adapters.headers import Header, StoredTensor, read_header
 from nigaoe.core.adapters.layouts import flatten_adapter
 from nigaoe.core.adapters.variants import VariantName, detect_variant
 from nigaoe.core.atomic import whole_file
 from nigaoe.core.errors import AdapterError
 from nigaoe.core.manifests import AdapterOutline
+from nigaoe.core.transfers import sha256_of
 
 CHUNK = 1 << 22
 """Bytes looked at at a time; a multiple of every item's size."""
@@ -52,6 +53,30 @@ def vet_adapter(path: Path, where: str, variant: str | None = None) -> VettedAda
         AdapterError: It is no whole adapter of finite numbers.
     """
     header = read_header(path, where)
+    adapter = _shapes(header, where, variant)
+    return VettedAdapter(
+        variant=adapter.variant.name,
+        num_tokens=adapter.num_tokens,
+        parameters=sum(p.numel() for p in adapter.parameters()),
+        outline=adapter.outline,
+        sha256=_require_finite(path, header, where),
+    )
+
+
+def describe_file(path: Path, where: str) -> VettedAdapter:
+    """As `vet_adapter`, of a file that an operator chose: its values are not looked at, and it may be a `.bin`.
+
+    Raises:
+        AdapterError: It is no whole adapter.
+    """
+    with path.open("rb") as file:
+        is_safetensors = file.read(9)[8:] == b"{"
+    adapter = _shapes(read_header(path.resolve(), where), where, None) if is_safetensors else load_adapter(path)
+    parameters = sum(p.numel() for p in adapter.parameters())
+    return VettedAdapter(adapter.variant.name, adapter.num_tokens, parameters, adapter.outline, sha256_of(str(path)))
+
+
+def _shapes(header: Header, where: str, variant: str | None) -> IPAdapter:
     named = {name: torch.empty(x.shape, dtype=_DTYPES[x.dtype], device="meta") for name, x in header.tensors.items()}
     state, _ = flatten_adapter(named)
     if not any(key.endswith(".to_k_ip.weight") for key in state):
@@ -59,14 +84,7 @@ def vet_adapter(path: Path, where: str, variant: str | None = None) -> VettedAda
             f"{where} is not an IP-Adapter: it has no 'ip_adapter.*.to_k_ip.weight'; give a .safetensors adapter"
         )
     kind = detect_variant(state, variant or header.metadata.get(VARIANT_KEY), where)
-    adapter = IPAdapter.of_shapes(state, kind, where)
-    return VettedAdapter(
-        variant=kind.name,
-        num_tokens=adapter.num_tokens,
-        parameters=sum(value.numel() for value in state.values()),
-        outline=adapter.outline,
-        sha256=_require_finite(path, header, where),
-    )
+    return IPAdapter.of_shapes(state, kind, where)
 
 
 def say_variant(path: Path, variant: str, where: str) -> None:
