@@ -45,8 +45,9 @@ def read_picture(
                 raise _too_large(name, width * height, max_pixels)
             image.load()
             return then(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError as error:
-        # Pillow's own guard, from 179 million pixels on; it tells the number in its message only.
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Pillow's own guard, from 179 million pixels on, and from 89 where warnings are errors; it tells the number in
+        # its message only.
         claimed = next((int(word.strip("(")) for word in str(error).split() if word.strip("(").isdigit()), 0)
         raise _too_large(name, claimed, max_pixels) from None
     except UnidentifiedImageError:

@@ -1,16 +1,17 @@
 """The HTTP application: every route, behind what every request passes."""
 
-import importlib
-from importlib.util import find_spec
-
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from nigaoe.serve.http.access import Keys, Rates
+from nigaoe.serve.http.adapters import adapter_routes
 from nigaoe.serve.http.documentation import describe
+from nigaoe.serve.http.embeddings import embedding_routes
+from nigaoe.serve.http.files import file_routes
 from nigaoe.serve.http.front import Front
 from nigaoe.serve.http.health import health_routes
+from nigaoe.serve.http.jobs import job_routes
 from nigaoe.serve.http.native_routes import native_routes
 from nigaoe.serve.http.native_schemas import GenerateRequest, PartialEvent, ProgressEvent
 from nigaoe.serve.http.openai_images import openai_image_routes
@@ -62,18 +63,13 @@ def create_app(services: Services) -> FastAPI:
 
 
 def _routers(services: Services) -> list[APIRouter]:
-    routers = [
+    return [
         openai_image_routes(services),
         openai_model_routes(services),
         native_routes(services),
+        job_routes(services),
+        adapter_routes(services),
+        embedding_routes(services),
+        file_routes(services),
         health_routes(services),
     ]
-    for name, make in (
-        ("adapters", "adapter_routes"),
-        ("embeddings", "embedding_routes"),
-        ("jobs", "job_routes"),
-        ("files", "file_routes"),
-    ):
-        if find_spec(f"nigaoe.serve.http.{name}") is not None:
-            routers.append(getattr(importlib.import_module(f"nigaoe.serve.http.{name}"), make)(services))
-    return routers

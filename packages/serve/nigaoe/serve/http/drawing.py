@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from nigaoe.serve.http.problems import Problem
-from nigaoe.serve.orders import Drawn, Event, Order, Partial, Progress, Refusal
+from nigaoe.serve.orders import Drawn, EngineStoppedError, Event, Order, Partial, Progress, Refusal
 from nigaoe.serve.services import Services
 
 ResultT = TypeVar("ResultT")
@@ -49,6 +49,8 @@ async def events(services: Services, order: Order) -> AsyncGenerator[Progress | 
             except TimeoutError:
                 assert order.deadline_s is not None
                 raise _too_slow(order.deadline_s) from None
+            except EngineStoppedError:
+                raise lost() from None
             if isinstance(event, Refusal):
                 services.instruments.refused(event.kind)
                 raise refused(event)
@@ -73,6 +75,12 @@ def refused(refusal: Refusal) -> Problem:
             return Problem(429, "deadline_exceeded", reason, retry_after_s=wait_s)
         case "failed":
             return Problem(500, "generation_failed", reason, should_retry=False)
+
+
+def lost() -> Problem:
+    """503 for an order whose engine ended under it; the next one will draw it."""
+    message = f"the engine was lost and is being replaced; try again in {RETRY_AFTER_S} s"
+    return Problem(503, "replica_lost", message, retry_after_s=RETRY_AFTER_S)
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, ResultT]) -> ResultT:

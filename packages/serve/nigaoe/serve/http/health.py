@@ -6,7 +6,9 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from nigaoe.serve.http.drawing import lost
 from nigaoe.serve.http.problems import FAILURES
+from nigaoe.serve.orders import EngineStoppedError
 from nigaoe.serve.services import Services
 
 STATS_S = 5.0
@@ -45,6 +47,8 @@ def health_routes(services: Services) -> APIRouter:
                 stats = await services.backend().stats()
         except TimeoutError:
             return Health(status="busy")
+        except EngineStoppedError:
+            raise lost() from None
         return Health(
             status="ok",
             active_rows=stats.active_rows,

@@ -10,9 +10,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from nigaoe.core.errors import ImageError, NigaoeError
+from nigaoe.core.errors import DataError, ImageError, NigaoeError
 
 log = logging.getLogger(__name__)
+
+STORAGE_RETRY_S = 5
 
 ErrorType = Literal["invalid_request_error", "rate_limit_error", "server_error"]
 
@@ -103,7 +105,9 @@ def invalid_field(error: ValidationError, model: type[BaseModel]) -> Problem:
 
 
 def of_nigaoe(error: NigaoeError, param: str | None = None) -> Problem:
-    """400 for what our own code refuses."""
+    """400 for what our own code refuses; 503 where the storage of a server is at fault."""
+    if isinstance(error, DataError):
+        return Problem(503, "storage_unavailable", str(error), retry_after_s=STORAGE_RETRY_S)
     if isinstance(error, ImageError):
         return Problem(400, "invalid_image", str(error), param or "image")
     return invalid_value(param, str(error))

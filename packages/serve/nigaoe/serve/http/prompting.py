@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from nigaoe.core.errors import NigaoeError
+from nigaoe.serve.catalog import UnknownAdapter
 from nigaoe.serve.http.native_schemas import GenerateRequest, ImagePromptRequest
 from nigaoe.serve.http.pictures import decoded, digest_of, read_mask, read_upload
 from nigaoe.serve.http.problems import Problem, invalid_value
 from nigaoe.serve.http.resolving import only_with, within
 from nigaoe.serve.orders import AdapterAt, ImagePromptOrder, Picture
 from nigaoe.serve.services import Services
+from nigaoe.serve.stores.ids import UnknownObject
 
 Names = Mapping[str, str]
 """How fields are called by whoever asked in another shape than ours."""
@@ -24,13 +25,12 @@ async def adapter_of(services: Services, name: str | None, param: str) -> Adapte
         Problem: 404.
     """
     try:
-        found: AdapterAt = await services.catalog.find(name)
-    except NigaoeError as error:
+        return await services.catalog.find(name)
+    except UnknownAdapter as error:
         if name is None:
             message = "pictures need an adapter and this server has none; leave them out"
             raise invalid_value(param, message) from None
         raise Problem(404, "model_not_found", str(error), param) from None
-    return found
 
 
 async def prompt_order(
@@ -148,8 +148,7 @@ def _require_consistent(request: ImagePromptRequest, named: Any) -> None:
 
 async def _embeddings(services: Services, name: str, named: Any) -> bytes:
     try:
-        found: bytes = await services.objects.embeddings.get(name)
-    except (NigaoeError, LookupError):
+        return await services.objects.embeddings.get(name)
+    except UnknownObject:
         message = f"embedding {name[:80]!r} is not here; post its pictures to /v1/embeddings/images"
         raise Problem(404, "embedding_not_found", message, named("embedding")) from None
-    return found
