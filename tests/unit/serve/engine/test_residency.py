@@ -14,11 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import save_adapter
+from nigaoe.core.bases import Base, load_base
 from nigaoe.core.errors import AdapterError, ConfigError
+from nigaoe.core.image_encoders import ImageEncoder
 from nigaoe.serve.config import EngineConfig, ServeConfig
 from nigaoe.serve.engine import residency as residency_module
-from nigaoe.serve.engine.loading import encoder_bytes, require_loadable
+from nigaoe.serve.engine.loading import Encoders, encoder_bytes, require_loadable
 from nigaoe.serve.engine.replica import Replica
+from nigaoe.serve.engine.residency import make_engine, warm
 from nigaoe.serve.orders import AdapterAt, Drawn, Refusal
 from served import adapter_file, difference, draw, drawn, last_of, order_of, refused, wait_until
 
@@ -26,14 +29,11 @@ Make = Callable[..., Replica]
 
 
 @pytest.fixture
-def make(engine_config: ServeConfig, sizes: tuple[int, int]) -> Make:
+def make(engine_config: ServeConfig, sizes: tuple[int, int], encoder: ImageEncoder) -> Make:
     """A replica with room for so many bases and adapters besides its encoder."""
 
     def of(bases: float, adapters: float, **changes: object) -> Replica:
-        probe = Replica(engine_config)
-        encoder = encoder_bytes(probe._residency._encoders)
-        probe.close()
-        room = encoder + bases * sizes[0] + adapters * sizes[1]
+        room = encoder_bytes(Encoders(encoder, None)) + bases * sizes[0] + adapters * sizes[1]
         bounds = EngineConfig(max_rows=4, max_active_rows=4, memory_gib=room / 2**30)
         return Replica(engine_config.model_copy(update={"engine": bounds, **changes}))
 
@@ -190,23 +190,23 @@ def test_a_budget_without_room_is_told_at_the_start(engine_config: ServeConfig, 
 
 
 def test_an_adapter_that_nothing_here_can_read_is_told_at_the_start(
-    engine_config: ServeConfig, tmp_path: Path, adapter: IPAdapter
+    engine_config: ServeConfig, tmp_path: Path, base: Base
 ) -> None:
     with pytest.raises(AdapterError, match="adapter 'trained' and the encoders: it reads CLIP and there is no image"):
         Replica(engine_config.model_copy(update={"image_encoder": None}))
-    narrow = IPAdapter.for_unet(_unet(), features={"image_embeds": 64})
+    narrow = IPAdapter.for_unet(base.unet, features={"image_embeds": 64})
     save_adapter(narrow, tmp_path / "adapter.safetensors")
     with pytest.raises(AdapterError, match="adapter 'narrow' and the encoders: .* width 64"):
         Replica(engine_config.model_copy(update={"adapters": {"narrow": tmp_path / "adapter.safetensors"}}))
+
+
+def test_a_base_for_inpainting_is_warmed_up_too(tiny_base: Callable[[str], Path]) -> None:
+    engine = make_engine(load_base(str(tiny_base("sd-inpaint"))), EngineConfig())
+    assert warm(engine, EngineConfig()) > 0
+    assert engine.active_rows == 0
 
 
 def test_mistakes_are_found_before_anything_is_loaded(engine_config: ServeConfig, tmp_path: Path) -> None:
     require_loadable(engine_config)
     with pytest.raises(AdapterError, match="does not exist"):
         require_loadable(engine_config.model_copy(update={"adapters": {"demo": tmp_path / "gone.safetensors"}}))
-
-
-def _unet() -> object:
-    from nigaoe.core.bases import load_base
-
-    return load_base("toy/anime").unet

@@ -106,6 +106,7 @@ class Residency:
         self.faces = None if name is None else SharedFaces(load_face_encoder(name))
         looks = None if config.image_encoder is None else load_image_encoder(config.image_encoder, self._device)
         self._encoders = Encoders(looks, self.faces)
+        self._encoder_bytes = encoder_bytes(self._encoders)
         self.conditioner = Conditioner(looks, self.faces, prompt_bytes=config.engine.cached_image_prompts_mib * 2**20)
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
@@ -153,7 +154,7 @@ class Residency:
         Raises:
             ConfigError: It does not fit even alone.
         """
-        needed = encoder_bytes(self._encoders) + sum(self._size(key) for key in set(lease.keys))
+        needed = self._encoder_bytes + sum(self._size(key) for key in set(lease.keys))
         names = ", ".join(repr(self._entries[key].name) for key in dict.fromkeys(lease.keys))
         require_budget(self._bounds, names, needed)
 
@@ -191,7 +192,7 @@ class Residency:
     @property
     def memory_bytes(self) -> int:
         """Of all weights in memory."""
-        return encoder_bytes(self._encoders) + sum(self._size(key) for key in self._entries)
+        return self._encoder_bytes + sum(self._size(key) for key in self._entries)
 
     @property
     def adapter_names(self) -> tuple[str, ...]:
