@@ -33,7 +33,8 @@ def success_of(answer: type[BaseModel], *events: type[BaseModel]) -> dict[int | 
     content: dict[str, Any] = {}
     if events:
         description += f" With `stream`: server-sent events whose data is JSON, {listed} or `ErrorBody`."
-        told = {"oneOf": [{"$ref": _REF.format(model=event.__name__)} for event in (*events, ErrorBody)]}
+        names = [*(event.__name__ for event in events), ErrorBody.__name__]
+        told = {"oneOf": [{"$ref": _REF.format(model=name)} for name in names]}
         data = {"type": "string", "contentMediaType": "application/json", "contentSchema": told}
         # As OpenAPI 3.2 describes streams, and FastAPI its own.
         content["text/event-stream"] = {
