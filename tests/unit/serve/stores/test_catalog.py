@@ -106,7 +106,7 @@ def test_what_is_published_appears_by_itself_and_what_is_deleted_goes(
 
 def test_many_ask_and_one_looks(config: ServeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog, looks = Catalog(config), 0
-    seen = catalog._seen
+    seen = catalog._shelf.look
 
     def counted() -> object:
         nonlocal looks
@@ -114,7 +114,7 @@ def test_many_ask_and_one_looks(config: ServeConfig, monkeypatch: pytest.MonkeyP
         time.sleep(0.05)
         return seen()
 
-    monkeypatch.setattr(catalog, "_seen", counted)
+    monkeypatch.setattr(catalog._shelf, "look", counted)
 
     async def use() -> None:
         await asyncio.gather(*(catalog.find("demo") for _ in range(50)))
@@ -129,7 +129,7 @@ def test_a_look_that_began_before_an_upload_is_not_believed(
     config: ServeConfig, upload: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog = Catalog(config)
-    seen = catalog._seen
+    seen = catalog._shelf.look
 
     def slow() -> object:
         found = seen()
@@ -139,7 +139,7 @@ def test_a_look_that_began_before_an_upload_is_not_believed(
     async def use() -> None:
         await catalog.adapters()
         catalog._seen_at = float("-inf")
-        monkeypatch.setattr(catalog, "_seen", slow)
+        monkeypatch.setattr(catalog._shelf, "look", slow)
         looking = asyncio.create_task(catalog.adapters())
         await asyncio.sleep(0.1)
         card = await catalog.upload("mine", upload)

@@ -166,7 +166,7 @@ async def abandoned(server: Server, body: dict[str, Any], **state: Any) -> str:
     """A job whose ingress was killed: it says no more, and nobody tidied up."""
     services = server.services()
     runner = JobRunner(services)
-    runner._begin = lambda document, is_adopted=False: None  # type: ignore[assignment,misc]
+    runner._begin = lambda document, is_adopted=False: None  # type: ignore[method-assign,misc]
     document = await runner.submit(GenerateRequest.model_validate(body), ANYBODY, "req_1")
     old = {"heartbeat": time.time() - STALE_S - 1, "status": "running", "step": 1, **state}
     await services.objects.jobs.put(document.model_copy(update=old))

@@ -6,18 +6,12 @@ import random
 import secrets
 import time
 from collections.abc import Iterable
-from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from typing import cast
 
 from nigaoe.core.errors import NigaoeError
-from nigaoe.serve.catalog import Catalog
 from nigaoe.serve.http.access import Caller
-from nigaoe.serve.http.answering import MEDIA_TYPES
-from nigaoe.serve.http.drawing import events
-from nigaoe.serve.http.native import GenerateRequest, native_answer, native_order
-from nigaoe.serve.http.problems import Problem, internal_problem, of_nigaoe
-from nigaoe.serve.orders import AdapterAt, Drawn, Order, Progress
+from nigaoe.serve.http.job_drawing import HeldJob, drawn_job, failed, settled
+from nigaoe.serve.http.native import GenerateRequest, native_order
+from nigaoe.serve.http.problems import Problem
 from nigaoe.serve.services import Services
 from nigaoe.serve.stores.ids import UnknownObject
 from nigaoe.serve.stores.jobs import JobDocument
@@ -33,17 +27,6 @@ MOST_JOBS = 64
 MOST_ATTEMPTS = 3
 """A job whose holder died so often is what they died of."""
 
-_WAITS = ("overloaded", "deadline_exceeded", "replica_lost")
-
-
-@dataclass(eq=False)
-class _Job:
-    """One that is held here."""
-
-    document: JobDocument
-    woken: asyncio.Event = field(default_factory=asyncio.Event)
-    """It is to be cancelled."""
-
 
 class JobRunner:
     """Holds jobs. For one event loop."""
@@ -51,7 +34,7 @@ class JobRunner:
     def __init__(self, services: Services) -> None:
         self._services, self._store = services, services.objects.jobs
         self._name = secrets.token_hex(8)
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, HeldJob] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._places = asyncio.Semaphore(services.config.engine.max_rows)
         self._over: set[str] = set()
@@ -67,9 +50,9 @@ class JobRunner:
             raise Problem(429, "overloaded", f"{MOST_JOBS} jobs are waiting; try again later", retry_after_s=10)
         order = await native_order(request, self._services, caller, request_id)
         name = self._store.new_name()
-        settled = _settled(request, order)
+        kept = settled(request, order)
         # Without the parts that were left out; on a thread, for the pictures become text again.
-        text = await asyncio.to_thread(lambda: settled.model_dump_json(exclude_none=True, exclude_unset=True))
+        text = await asyncio.to_thread(lambda: kept.model_dump_json(exclude_none=True, exclude_unset=True))
         document = JobDocument(
             id=name,
             caller=caller.name,
@@ -152,7 +135,7 @@ class JobRunner:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _begin(self, document: JobDocument, *, is_adopted: bool = False) -> None:
-        job = self._jobs[document.id] = _Job(document)
+        job = self._jobs[document.id] = HeldJob(document)
         task = asyncio.create_task(self._hold(job, is_adopted=is_adopted))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -166,7 +149,7 @@ class JobRunner:
             taken = taken.model_copy(update={"status": "cancelled", "finished": now})
         elif taken.attempts > MOST_ATTEMPTS:
             problem = Problem(500, "job_failed", f"whoever drew this job ended {MOST_ATTEMPTS} times; change it")
-            taken = _failed(taken, problem)
+            taken = failed(taken, problem)
         await self._store.put(taken)
         if taken.is_over:
             await self._store.clear(taken.id)
@@ -175,7 +158,7 @@ class JobRunner:
             self._begin(taken, is_adopted=True)
         return taken
 
-    async def _hold(self, job: _Job, *, is_adopted: bool) -> None:
+    async def _hold(self, job: HeldJob, *, is_adopted: bool) -> None:
         """Work at a job to its end, or until it is somebody else's."""
         work: asyncio.Task[JobDocument] | None = None
         try:
@@ -183,7 +166,7 @@ class JobRunner:
                 await asyncio.sleep(SETTLING_S * (1 + random.random()))
                 if not await self._is_ours(job):
                     return
-            work = asyncio.create_task(self._work(job))
+            work = asyncio.create_task(drawn_job(self._services, job, self._places))
             is_cancelled = await self._until_done(job, work)
             if is_cancelled is None:
                 return
@@ -203,7 +186,7 @@ class JobRunner:
             if work is not None:
                 await _ended(work)
 
-    async def _until_done(self, job: _Job, work: "asyncio.Task[JobDocument]") -> bool | None:
+    async def _until_done(self, job: HeldJob, work: "asyncio.Task[JobDocument]") -> bool | None:
         """Say again and again that it is under way. True: it is to be cancelled; None: it is somebody else's now."""
         woken = asyncio.create_task(job.woken.wait())
         try:
@@ -230,7 +213,7 @@ class JobRunner:
         finally:
             woken.cancel()
 
-    async def _let_go(self, job: _Job) -> None:
+    async def _let_go(self, job: HeldJob) -> None:
         """This ingress ends: whoever sees so old a sign of life takes the job up at once."""
         try:
             if await self._is_ours(job):
@@ -239,14 +222,14 @@ class JobRunner:
         except NigaoeError as error:
             log.warning("job %s will be taken up late: %s", job.document.id, error)
 
-    async def _is_ours(self, job: _Job) -> bool:
+    async def _is_ours(self, job: HeldJob) -> bool:
         try:
             standing = await self._store.get(job.document.id)
         except UnknownObject:
             return False
         return standing.holder == self._name and not standing.is_over
 
-    async def _end(self, job: _Job, ended: JobDocument) -> None:
+    async def _end(self, job: HeldJob, ended: JobDocument) -> None:
         if not await self._is_ours(job):
             # Somebody else draws it, or has; these pictures are nobody's.
             await self.forget_files(ended.files)
@@ -263,90 +246,6 @@ class JobRunner:
         """
         for name in names:
             await self._services.objects.results.delete(name)
-
-    async def _work(self, job: _Job) -> JobDocument:
-        """Draw; what comes of it is a state, whatever it is."""
-        try:
-            async with self._places:
-                document = job.document
-                job.document = document.model_copy(update={"status": "running", "started": time.time()})
-                text = await self._store.get_request(document.id)
-                request = await asyncio.to_thread(GenerateRequest.model_validate_json, text)
-                pinned = replace(self._services, catalog=cast(Catalog, _Pinned(document.adapters)))
-                caller = Caller(document.caller, document.priority, may_manage=False)
-                order = await native_order(request, pinned, caller, document.request_id)
-                # A job may take as long as it takes.
-                order = replace(order, deadline_s=None)
-                drawn = await self._drawn(job, order)
-                names = [
-                    await self._services.objects.results.put(picture, MEDIA_TYPES[order.output_format])
-                    for picture in drawn.pictures
-                ]
-                answer = native_answer(order, drawn, names).model_dump(mode="json")
-            return job.document.model_copy(
-                update={"status": "succeeded", "finished": time.time(), "files": tuple(names), "answer": answer}
-            )
-        except Problem as problem:
-            return _failed(job.document, problem)
-        except NigaoeError as error:
-            return _failed(job.document, of_nigaoe(error))
-        except Exception as error:
-            log.error("job failed", exc_info=error, extra={"job": job.document.id})
-            return _failed(job.document, internal_problem())
-
-    async def _drawn(self, job: _Job, order: Order) -> Drawn:
-        while True:
-            try:
-                async with aclosing(events(self._services, order)) as told:
-                    async for event in told:
-                        if isinstance(event, Progress):
-                            job.document = job.document.model_copy(update={"step": event.step, "steps": event.steps})
-                        elif isinstance(event, Drawn):
-                            return event
-                raise RuntimeError(f"the backend said no last word on order {order.id!r}")
-            except Problem as problem:
-                if problem.code not in _WAITS:
-                    raise
-                # Jobs wait for room, for nobody waits for them.
-                await asyncio.sleep(float(problem.headers.get("Retry-After", "2")))
-
-
-class _Pinned:
-    """A catalog that knows the versions that were meant when a job was asked for, and no others."""
-
-    def __init__(self, adapters: tuple[AdapterAt, ...]) -> None:
-        self._known = {adapter.name: adapter for adapter in adapters}
-
-    async def find(self, name: str | None) -> AdapterAt:
-        """The version of a name; a job says all names."""
-        assert name is not None
-        return self._known[name]
-
-
-def _settled(request: GenerateRequest, order: Order) -> GenerateRequest:
-    """The request with everything said that was left to the server or to chance: drawn again it gives the same."""
-    prompts = [
-        prompt.model_copy(update={"adapter": ordered.adapter.name, "scale": ordered.scale})
-        for prompt, ordered in zip(request.image_prompts, order.image_prompts, strict=True)
-    ]
-    said = {
-        "base": order.base,
-        "seeds": list(order.seeds),
-        "n": None,
-        "seed": None,
-        "steps": order.steps,
-        "guidance_scale": order.guidance_scale,
-        "sampler": order.sampler,
-        "quality": None,
-        "image_prompts": prompts,
-        "response_format": "url",
-    }
-    return request.model_copy(update=said)
-
-
-def _failed(document: JobDocument, problem: Problem) -> JobDocument:
-    error = problem.body.error.model_dump()
-    return document.model_copy(update={"status": "failed", "finished": time.time(), "error": error})
 
 
 async def _ended(work: "asyncio.Task[JobDocument]") -> None:
