@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nigaoe.core.toy.portraits import write_portraits
+from nigaoe.train.running.checkpoints import is_whole
 from training_runs import TIMEOUT_S, run, start, wait_for_step, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -47,8 +48,8 @@ def _failure(config: Path) -> str:
 
 
 def _checkpoints(out: Path) -> list[int]:
-    notes = (out / "checkpoints" / "test").glob("checkpoint_*/nigaoe.json")
-    return sorted(json.loads(note.read_text())["step"] for note in notes)
+    folders = [folder for folder in (out / "checkpoints" / "test").glob("checkpoint_*/") if is_whole(folder)]
+    return sorted(json.loads((folder / "nigaoe.json").read_text())["step"] for folder in folders)
 
 
 def test_a_full_disk_is_named_and_room_on_it_lets_the_run_go_on(dataset: Path, small_disk: Path) -> None:
@@ -63,6 +64,7 @@ def test_a_full_disk_is_named_and_room_on_it_lets_the_run_go_on(dataset: Path, s
     run("train", config)
     assert (small_disk / "adapter.safetensors").is_file()
     assert set(kept) <= set(_checkpoints(small_disk))
+    assert all(is_whole(folder) for folder in (small_disk / "checkpoints" / "test").glob("checkpoint_*/"))
 
 
 def test_storage_that_disappears_is_named(dataset: Path, tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from nigaoe.core.errors import ConfigError
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.running.claims import claim
+from nigaoe.train.running.claims import claim, newest_checkpoint, remove_unfinished_checkpoints
 
 
 def _config(out: Path, **changes: Any) -> TrainConfig:
@@ -23,12 +25,19 @@ def _config(out: Path, **changes: Any) -> TrainConfig:
     return TrainConfig.model_validate(values | changes)
 
 
+def _checkpoint(out: Path, name: str) -> Path:
+    folder = out / "checkpoints" / "run" / name
+    folder.mkdir(parents=True)
+    for file in ("adapter.safetensors", "state.safetensors"):
+        save_file({"x": torch.arange(100.0)}, folder / file)
+    (folder / "nigaoe.json").write_text('{"step": 5}')
+    return folder
+
+
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
     claim(_config(tmp_path), "data")
-    checkpoint = tmp_path / "checkpoints" / "run" / "checkpoint_1"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "adapter.safetensors").touch()
+    _checkpoint(tmp_path, "checkpoint_1")
     return tmp_path
 
 
@@ -74,3 +83,17 @@ def test_every_worker_has_a_picture(tmp_path: Path) -> None:
     _config(tmp_path, batch_size=8, cluster={"num_workers": 4, "min_workers": 2})
     with pytest.raises(ValueError, match="batch_size 3 has no picture for some of 4 workers; take 4 or more"):
         _config(tmp_path, batch_size=3, cluster={"num_workers": 4})
+
+
+@pytest.mark.parametrize("left", ["adapter.safetensors", "state.safetensors", "nigaoe.json"])
+@pytest.mark.parametrize("share", [None, 0.0, 0.9])
+def test_what_a_full_disk_left_of_a_checkpoint_is_none(begun: Path, left: str, share: float | None) -> None:
+    """A file that is missing, empty or cut."""
+    torn = _checkpoint(begun, "checkpoint_2")
+    content = (torn / left).read_bytes()
+    (torn / left).unlink()
+    if share is not None:
+        (torn / left).write_bytes(content[: int(share * len(content))])
+    assert newest_checkpoint(_config(begun)) == torn.with_name("checkpoint_1")
+    remove_unfinished_checkpoints(_config(begun))
+    assert [folder.name for folder in torn.parent.iterdir()] == ["checkpoint_1"]

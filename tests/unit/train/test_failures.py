@@ -17,6 +17,11 @@ def test_the_first_failure_counts_until_it_is_forgotten(tmp_path: Path) -> None:
     assert noted(tmp_path) is None
 
 
+def test_storage_that_has_gone_notes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("no folder any more")
+    assert noted(tmp_path / "out") is None
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,18 +28,19 @@ def connected(cluster: ClusterConfig, extra_cpus: int = 0) -> Iterator[None]:
     # Ray's native part writes advice for Ray's developers over the progress bar.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        if cluster.address is None:
-            cpus = math.ceil(cluster.num_workers * cluster.cpus_per_worker) + extra_cpus
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-            )
-        else:
-            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        with _without_native_lines():
+            if cluster.address is None:
+                cpus = math.ceil(cluster.num_workers * cluster.cpus_per_worker) + extra_cpus
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=True,
+                )
+            else:
+                ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"no Ray cluster answers at {cluster.address or 'this machine'!r} ({_first_line(error)}); "
@@ -48,6 +50,20 @@ def connected(cluster: ClusterConfig, extra_cpus: int = 0) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _without_native_lines() -> Iterator[None]:
+    """Ray's native part says at which level it logs, on this process's own stderr, before it keeps to that level."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray.train
 from ray.train import Checkpoint, CheckpointUploadMode
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -83,6 +83,18 @@ def restore() -> Restored | None:
         return None
     with checkpoint.as_directory() as directory:
         return read(Path(directory))
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether all of a checkpoint has come to its folder; nothing but headers is read."""
+    try:
+        json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        for name in (STATE, ADAPTER):
+            with safe_open(folder / name, "pt"):
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return True
 
 
 def read(folder: Path) -> Restored:

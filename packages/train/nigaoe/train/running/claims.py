@@ -1,11 +1,13 @@
 """Whose run a folder is: what may change when it goes on, and what makes it another run."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from nigaoe.core.errors import ConfigError
 from nigaoe.train.config import TrainConfig
+from nigaoe.train.running.checkpoints import is_whole
 
 FREE = (
     *("name", "out", "steps", "cluster", "tracking", "deepspeed", "validation", "publish_to"),
@@ -41,9 +43,19 @@ def claim(config: TrainConfig, dataset: str) -> None:
 
 def newest_checkpoint(config: TrainConfig) -> Path | None:
     """The last checkpoint of a run that has one."""
-    folders = (config.out / "checkpoints" / config.name).glob("checkpoint_*/")
-    whole = [folder for folder in folders if (folder / "adapter.safetensors").is_file()]
+    whole = [folder for folder in _checkpoints(config) if is_whole(folder)]
     return max(whole, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+def remove_unfinished_checkpoints(config: TrainConfig) -> None:
+    """What a full disk or a kill left of checkpoints that Ray never came to register: nobody would read it again."""
+    for folder in _checkpoints(config):
+        if not is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checkpoints(config: TrainConfig) -> list[Path]:
+    return list((config.out / "checkpoints" / config.name).glob("checkpoint_*/"))
 
 
 def _changes(theirs: dict[str, Any], ours: dict[str, Any], config: TrainConfig) -> list[str]:

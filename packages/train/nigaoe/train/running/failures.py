@@ -24,7 +24,8 @@ def noted(out: Path) -> str | None:
     """Why the run cannot go on, if somebody noted it."""
     try:
         return str(json.loads(_path(out).read_text(encoding="utf-8"))["sentence"])
-    except FileNotFoundError:
+    except (OSError, ValueError, KeyError):
+        # None there, or no storage any more: then Ray says what ended the run.
         return None
 
 

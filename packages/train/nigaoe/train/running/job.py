@@ -20,7 +20,7 @@ from nigaoe.train.places import with_absolute_paths
 from nigaoe.train.preparing.requirements import require_prepared_for
 from nigaoe.train.records.reading import source_fingerprint
 from nigaoe.train.running import failures
-from nigaoe.train.running.claims import claim
+from nigaoe.train.running.claims import claim, remove_unfinished_checkpoints
 from nigaoe.train.running.loop import train_loop
 from nigaoe.train.running.trainable import require_trainable
 from nigaoe.train.samples.features import PreparedFeatures, read_features
@@ -47,6 +47,7 @@ def train(config: TrainConfig) -> Path:
     dataset = source_fingerprint(config.data) if manifest is None else manifest.fingerprint
     claim(config, dataset)
     failures.forget(config.out)
+    remove_unfinished_checkpoints(config)
     with connected(config.cluster, extra_cpus=0 if config.validation is None else 1):
         # Beside the driver: of the other machines any may be taken away.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -42,5 +42,7 @@ class PageKeeper:
         except FileNotFoundError:
             # Nothing has been measured yet.
             return
+        except OSError as error:
+            log.warning("the page of %s could not be written (%s)", self._out, error.strerror or error)
         except Exception:
             log.warning("the page of %s could not be written", self._out, exc_info=True)
