@@ -21,7 +21,7 @@ from nigaoe.serve.config import EngineConfig, ServeConfig
 from nigaoe.serve.engine import residency as residency_module
 from nigaoe.serve.engine.loading import Encoders, encoder_bytes, require_loadable
 from nigaoe.serve.engine.replica import Replica
-from nigaoe.serve.engine.residency import make_engine, warm
+from nigaoe.serve.engine.warming import make_engine, warm
 from nigaoe.serve.orders import AdapterAt, Drawn, Refusal
 from served import adapter_file, difference, draw, drawn, last_of, order_of, refused, wait_until
 

@@ -9,18 +9,15 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 import torch
-from PIL import Image
 
 from nigaoe.core.adapters.adapter import IPAdapter
-from nigaoe.core.bases import Base, load_base
+from nigaoe.core.bases import load_base
 from nigaoe.core.engine.allocator import keep_freed_memory
 from nigaoe.core.engine.engine import Engine
-from nigaoe.core.engine.rows import Generation
-from nigaoe.core.engine.runners import ROW_COUNTS, make_runner
 from nigaoe.core.errors import AdapterError, RequestError
 from nigaoe.core.faces.loading import load_face_encoder
 from nigaoe.core.image_encoders import load_image_encoder
@@ -37,6 +34,7 @@ from nigaoe.serve.engine.loading import (
     load_version,
     require_budget,
 )
+from nigaoe.serve.engine.warming import make_engine, warm
 from nigaoe.serve.orders import AdapterAt, Order
 
 log = logging.getLogger(__name__)
@@ -295,29 +293,3 @@ class Residency:
         gc.collect()
         if self._device == "cuda":
             torch.cuda.empty_cache()
-
-
-def make_engine(base: Base, config: EngineConfig) -> Engine:
-    """An engine as a config wants it."""
-    runner = None if config.runner is None else make_runner(config.runner, base.unet)
-    return Engine(base, config.max_rows, runner=runner)
-
-
-def warm(engine: Engine, config: EngineConfig) -> float:
-    """Make the first calls, which compile and allocate; returns the seconds of a later one, of one row."""
-    side = engine.base.default_size_px
-    grey = Image.new("RGB", (side, side), "grey") if engine.base.is_inpainting else None
-    mask = None if grey is None else Image.new("L", grey.size, 255)
-    once = Generation(prompt="", steps=1, init_image=grey, inpaint_mask=mask, strength=1.0)
-    if config.runner in ("compiled", "graphed"):
-        # The largest first, for graphs share one pool of memory.
-        for count in reversed(ROW_COUNTS):
-            if count // 2 <= config.max_rows:
-                engine.generate([once] * max(1, count // 2))
-    engine.generate([once])
-    engine.submit(replace(once, steps=2))
-    began = time.monotonic()
-    engine.step()
-    seconds = time.monotonic() - began
-    engine.step()
-    return seconds
