@@ -3,8 +3,9 @@ from ray.serve._private.common import DeploymentID
 from ray.serve.autoscaling_policy import replica_queue_length_autoscaling_policy
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
+from nigaoe.serve.scaling.compared import Sight, World, queue_length_policy, work_policy
 from nigaoe.serve.scaling.simulated import Device, SimulatedReplica, Waiting
-from nigaoe.serve.scaling.simulation import Sight, World, queue_length_policy, simulate, table, work_policy
+from nigaoe.serve.scaling.simulation import simulate, table
 from nigaoe.serve.scaling.traces import Arrival, Day, day_of_arrivals
 
 WORLD = World(device=Device(base_s=0.1, row_s=0.1, max_rows=2), cold_start_s=10, max_replicas=4)
