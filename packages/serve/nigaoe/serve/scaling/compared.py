@@ -1,4 +1,4 @@
-"""The policies that a simulated day compares: this package's, and Ray's own as ray/serve/autoscaling_policy.py has it."""
+"""The policies that a simulated day compares: ours, and Ray's own, as in ray/serve/autoscaling_policy.py."""
 
 import math
 from collections import deque
