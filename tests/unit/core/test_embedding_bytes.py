@@ -42,9 +42,7 @@ def test_what_was_embedded_speaks_as_the_pictures_do(encoder: ImageEncoder, adap
 def test_hidden_states_of_whole_pictures_are_none_of_faces(base: Base, encoder: ImageEncoder, content: bytes) -> None:
     features = {"identity": 4, "hidden_states": encoder.hidden_dim}
     adapter = IPAdapter.for_unet(base.unet, "faceid-plusv2", features=features, lora_rank=4)  # type: ignore[arg-type]
-    with pytest.raises(
-        AdapterError, match="reads hidden states of aligned faces, the embedding file has"
-    ):
+    with pytest.raises(AdapterError, match="reads hidden states of aligned faces, the embedding file has"):
         Conditioner(encoder).prompt(adapter, Reference(stored=parse_embeddings(content)))
 
 
