@@ -11,6 +11,8 @@ FULL = 0.85
 """Share of its speed to which a replica is planned, so that chance does not fill the queue."""
 EASY = 0.75
 """Those that remain must be busy no more than this before a replica is given up."""
+SLOWEST = 1e-3
+"""Row-steps a second; what is slower was not measured."""
 RATE_HALF_LIFE_S = 600.0
 """How fast the best speed seen is forgotten. A replica that is half idle is measured as slow: its batches are small."""
 
@@ -78,7 +80,7 @@ def decide(load: Load, aims: Aims, memory: Memory) -> tuple[int, Memory]:
     if enough >= load.target:
         return _within(load.target, aims), replace(memory, spare_since_s=None, spare_most=0)
     since = load.now_s if memory.spare_since_s is None else memory.spare_since_s
-    most = max(enough, memory.spare_most)
+    most = min(max(enough, memory.spare_most), load.target)
     if load.now_s - since < aims.idle_s:
         return _within(load.target, aims), replace(memory, spare_since_s=since, spare_most=most)
     return most, replace(memory, spare_since_s=None, spare_most=0)
@@ -88,7 +90,7 @@ def _needed(load: Load, aims: Aims, memory: Memory) -> int:
     """Replicas without which work waits too long."""
     if _is_idle(load, aims):
         return 0
-    if memory.rate <= 0:
+    if memory.rate < SLOWEST:
         # Nothing measured yet: somebody has to begin.
         return max(1, load.target)
     steady = load.arriving_row_steps_per_s / (FULL * memory.rate)
@@ -111,7 +113,7 @@ def _enough(load: Load, aims: Aims, rate: float) -> int:
     """Replicas for which everything is easy."""
     if _is_idle(load, aims):
         return 0
-    if rate <= 0:
+    if rate < SLOWEST:
         return max(1, load.target)
     busy = load.arriving_row_steps_per_s / (EASY * rate)
     waiting = load.pending_row_steps / (EASY * rate * aims.wait_s)
