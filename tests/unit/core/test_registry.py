@@ -357,3 +357,33 @@ def _until(holds: Callable[[], bool], seconds: float) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def test_links_in_a_folder_are_not_looked_at(tmp_path: Path, two: tuple[Made, Made]) -> None:
+    folder, outside = tmp_path / "registry", tmp_path / "outside"
+    registry, elsewhere = Registry(str(folder)), Registry(str(outside))
+    good = registry.publish(*two[0], "good")
+    elsewhere.publish(*two[0], "other")
+    before = sorted(outside.rglob("*"))
+    (folder / "linked").symlink_to(outside / "other")
+    for name, target in {
+        "itself": folder / "itself" / "adapter.json",
+        "pointer": outside / "other/adapter.json",
+    }.items():
+        (folder / name).mkdir()
+        (folder / name / "adapter.json").symlink_to(target)
+    # A pointer of its own, to weights that are a link.
+    spoilt = registry.publish(*two[1], "spoilt")
+    Path(spoilt.where).unlink()
+    Path(spoilt.where).symlink_to("/dev/zero")
+    assert Registry(str(folder)).entries() == [good]
+    with pytest.raises(ConfigError, match="a link under 'linked' leads out of the registry; remove it"):
+        registry.publish(*two[1], "linked")
+    with pytest.raises(NotPublished):
+        registry.delete("linked")
+    registry.sweep(time.time() + 2 * GRACE_S)
+    assert sorted(outside.rglob("*")) == before
+    # The registry itself may be one.
+    (tmp_path / "link").symlink_to(folder)
+    assert [entry.name for entry in Registry(str(tmp_path / "link")).entries()] == ["good"]
+    assert Registry(str(tmp_path / "link")).publish(*two[1], "more").name == "more"

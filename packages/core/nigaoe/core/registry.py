@@ -7,6 +7,8 @@
 Every file is there whole or not at all, weights before what speaks of them, and the pointer after everything: at any
 moment a reader finds the version before or the version after. A version that was once removed never counts again: the
 same content then lies in `<12 digits>-2` and so on, so that to sweep can take nothing away that came back.
+
+Links in a registry are not looked at: who may write there is trusted with its adapters and with nothing else.
 """
 
 import json
@@ -19,7 +21,7 @@ from pathlib import Path
 from nigaoe.core.adapters.fetching import MANIFEST, WEIGHTS, Published, fetch_version, read_published, version_folder
 from nigaoe.core.errors import AdapterError, ConfigError, DataError
 from nigaoe.core.manifests import AdapterManifest
-from nigaoe.core.storage import FileStat, absolute, exists, join, list_files, read_bytes, write_whole
+from nigaoe.core.storage import FileStat, absolute, exists, is_inside, join, list_files, read_bytes, write_whole
 from nigaoe.core.stores import MissingFile
 from nigaoe.core.transfers import put_file, remove, remove_empty, sha256_of
 
@@ -81,7 +83,7 @@ class Registry:
         """Copy an adapter here, and let it count from then on; the name is the manifest's if no other is given.
 
         Raises:
-            ConfigError: No name of an adapter.
+            ConfigError: No name of an adapter, or one under which a link leads out of the registry.
             DataError: The file is not the one that the manifest speaks of, or the registry cannot be written.
         """
         name = manifest.name if name is None else name
@@ -98,6 +100,8 @@ class Registry:
         manifest = self._with_folder(place, manifest)
         described = json.dumps(manifest.model_dump(mode="json"), indent=2).encode() + b"\n"
         version = join(place, version_folder(manifest))
+        if not is_inside(version, self.address):
+            raise ConfigError(f"a link under {name!r} leads out of the registry; remove it, or take another name")
         if not _holds(join(version, WEIGHTS), manifest.sha256):
             put_file(weights, join(version, WEIGHTS))
         write_whole(join(version, MANIFEST), described)
@@ -148,7 +152,7 @@ class Registry:
             DataError: The registry cannot be written.
         """
         place = join(self.address, name) if _NAME.fullmatch(name) else ""
-        if not place or not remove(join(place, MANIFEST)):
+        if not place or not is_inside(place, self.address) or not remove(join(place, MANIFEST)):
             raise NotPublished(f"the registry has no adapter {name[:100]!r}, so there is nothing to delete")
         remove(join(place, WEIGHTS))
         for version in {file.name.rpartition("/")[0] for file in _files_below(place)}:
@@ -216,7 +220,7 @@ class Registry:
         entry: Entry | None = None
         try:
             entry = self.find(name)
-            if f"{name}/{version_folder(entry.manifest)}/{WEIGHTS}" not in files and not exists(entry.where):
+            if f"{name}/{version_folder(entry.manifest)}/{WEIGHTS}" not in files and not self._has(entry):
                 raise DataError(f"{entry.where!r} does not exist; publish the adapter again")
         except NotPublished:
             # Deleted since its folder was listed.
@@ -228,6 +232,10 @@ class Registry:
         first = seen.first_seen if seen is not None and is_same else now
         self._seen[name] = _Read((file.size, file.mtime_ns), first, now, entry)
         return entry
+
+    def _has(self, entry: Entry) -> bool:
+        """Whether weights that were not listed are there all the same, and no link to something else."""
+        return is_inside(entry.where, self.address) and exists(entry.where)
 
     def _with_folder(self, place: str, manifest: AdapterManifest) -> AdapterManifest:
         """The manifest with the first folder for its hash that was never removed."""
@@ -241,7 +249,7 @@ class Registry:
 
 def _files_below(folder: str) -> list[FileStat]:
     try:
-        return list_files(folder)
+        return list_files(folder, with_links=False)
     except MissingFile:
         return []
 

@@ -88,15 +88,17 @@ def exists(uri: str) -> bool:
     return True
 
 
-def list_files(folder: str) -> list[FileStat]:
+def list_files(folder: str, *, with_links: bool = True) -> list[FileStat]:
     """All files in a folder and below, by name; those whose name, or folder's, begins with a dot are left out.
+
+    Without links, neither those to files nor those to folders are looked at.
 
     Raises:
         DataError: Missing, no folder, or it may not be read.
     """
     location = locate(folder)
     with in_a_sentence(location, "read"):
-        return sorted(_objects(location) if location.store else _walk(location.path))
+        return sorted(_objects(location) if location.store else _walk(location.path, with_links))
 
 
 def list_names(folder: str) -> list[str]:
@@ -191,18 +193,27 @@ def _missing(location: Location) -> DataError:
     return MissingFile(f"{location.uri!r} does not exist; mend the path")
 
 
-def _walk(folder: str, above: str = "", parents: frozenset[tuple[int, int]] = frozenset()) -> Iterator[FileStat]:
+def is_inside(uri: str, folder: str) -> bool:
+    """Whether a path below a folder stays there when all links are followed; in a bucket there are none."""
+    if locate(uri).store:
+        return True
+    return Path(os.path.realpath(locate(uri).path)).is_relative_to(os.path.realpath(locate(folder).path))
+
+
+def _walk(
+    folder: str, with_links: bool, above: str = "", parents: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[FileStat]:
     # Links are followed, for large datasets are often put together from them; a circle of them is walked once.
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if entry.is_dir(follow_symlinks=with_links):
                 found = os.stat(entry.path)
                 this = (found.st_dev, found.st_ino)
                 if this not in parents:
-                    yield from _walk(entry.path, f"{above}{entry.name}/", parents | {this})
-            elif entry.is_file():
+                    yield from _walk(entry.path, with_links, f"{above}{entry.name}/", parents | {this})
+            elif entry.is_file(follow_symlinks=with_links):
                 found = entry.stat()
                 yield FileStat(above + entry.name, entry.path, found.st_size, found.st_mtime_ns)
 
