@@ -13,11 +13,12 @@ COLOURS = ("#3b6fb6", "#c8553d", "#4f9d69", "#8a5fbf", "#b8860b", "#5c6b73")
 MOST_POINTS = 400
 
 
-def latency_plot(result: LoadResult) -> str:
+def latency_plot(result: LoadResult, title: str | None = None) -> str:
     """Draw one line for each kind of request, on a logarithmic axis of seconds."""
     series = {name: sorted(seconds for _, seconds in points) for name, points in result.latencies.items() if points}
     low, high = _decades([value for values in series.values() for value in values])
-    title = f"{result.images_per_s:.3g} images/s, {result.total.requests} requests, {_failed(result)} failed"
+    if title is None:
+        title = f"{result.images_per_s:.3g} images/s, {result.total.requests} requests, {_failed(result)} failed"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-size="12">',
         "<style>text{font-family:sans-serif}</style>",
