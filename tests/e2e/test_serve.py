@@ -28,7 +28,7 @@ from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import save_adapter
 from nigaoe.core.bases import load_base
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.timeout(600)]
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled"}
 REQUESTS: list[dict[str, Any]] = [
@@ -206,6 +206,7 @@ def test_who_hangs_up_frees_the_engine(server: Server, face: bytes) -> None:
     assert len(pictures(edit(server, face, seed=1))) == 1
 
 
+@pytest.mark.slow
 def test_replicas_come_with_work_are_lost_without_loss_and_go(
     server: Server, face: bytes, alone: list[list[np.ndarray]]
 ) -> None:
@@ -265,6 +266,7 @@ def test_failures_have_one_shape(server: Server, face: bytes) -> None:
     assert [model["id"] for model in models] == ["toy/anime", "toy/photo", "demo"]
 
 
+@pytest.mark.slow
 def test_what_cannot_start_says_why_in_one_line(tmp_path: Path) -> None:
     config = written_config(tmp_path)
     with socket.socket() as taken:
