@@ -118,10 +118,10 @@ def test_a_run_is_submitted_followed_and_published(dashboard: str, tmp_path: Pat
 
     # The job ran in a folder of its own, with the code that it took along, and wrote where the config says.
     described = json.loads((tmp_path / "out" / "adapter.json").read_text())
-    assert described["steps"] == 4
+    assert described["training"]["steps"] == 4
     assert described["training"]["recipe"]["cluster"]["address"] == "auto"
     if (ROOT / ".git").exists():
-        assert "+g" in described["code_version"]
+        assert "+g" in described["training"]["code_version"]
     load_adapter(tmp_path / "registry" / "job")
 
     # What a plan says of checkpoints is what they take.
