@@ -15,7 +15,7 @@ from nigaoe.core.bases import Base
 from nigaoe.core.faces.encoder import Face
 from nigaoe.core.image_encoders import ImageEncoder
 from nigaoe.core.image_prompts.conditioner import Conditioner, Reference
-from nigaoe.serve.engine.faces import SharedFaces
+from nigaoe.core.image_prompts.remembering import RememberingFaceEncoder
 from nigaoe.serve.engine.prompts import prepare
 from nigaoe.serve.orders import ImagePromptOrder
 from served import adapter_file, order_of, person
@@ -44,7 +44,7 @@ class Recogniser:
 
 def test_a_picture_is_searched_once_and_known_ones_wait_for_nobody() -> None:
     recogniser = Recogniser()
-    faces = SharedFaces(recogniser)
+    faces = RememberingFaceEncoder(recogniser)
     ann, bob = (Image.fromarray(person(number).pixels) for number in (1, 2))
     first = faces.find(ann)
     recogniser.may_go_on.clear()
@@ -73,7 +73,7 @@ def test_identities_reach_the_adapter(base: Base, encoder: ImageEncoder, variant
         lora_scale=0.25,
     )
     recogniser = Recogniser()
-    faces = SharedFaces(recogniser)
+    faces = RememberingFaceEncoder(recogniser)
     prepared = prepare(order_of(image_prompts=(said,)), base, [adapter], encoder.side, faces)
     assert recogniser.searched == 1
     conditioner = Conditioner(encoder, faces)
@@ -92,7 +92,7 @@ def test_identities_reach_the_adapter(base: Base, encoder: ImageEncoder, variant
 
 def test_a_face_may_be_cut_out_for_any_adapter(base: Base, encoder: ImageEncoder, adapter: IPAdapter) -> None:
     recogniser = Recogniser()
-    faces = SharedFaces(recogniser)
+    faces = RememberingFaceEncoder(recogniser)
     at = adapter_file(Path(__file__))
     said = ImagePromptOrder(adapter=at, pictures=(person(1), person(2)), crop="face")
     prepared = prepare(order_of(image_prompts=(said,)), base, [adapter], encoder.side, faces)

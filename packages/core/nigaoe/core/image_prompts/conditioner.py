@@ -85,7 +85,10 @@ class Conditioner:
         prompt_bytes: int = PROMPT_CACHE_BYTES,
     ) -> None:
         self._looks = None if encoder is None else RememberingEncoder(encoder, feature_bytes)
-        self._faces = None if faces is None else RememberingFaceEncoder(faces)
+        # One that remembers may be shared with others.
+        if faces is not None and not isinstance(faces, RememberingFaceEncoder):
+            faces = RememberingFaceEncoder(faces)
+        self._faces = faces
         self._prompts: TensorCache[GuidedImagePrompt] = TensorCache(prompt_bytes)
         self._fingerprints: WeakKeyDictionary[IPAdapter, tuple[str, str]] = WeakKeyDictionary()
 

@@ -1,5 +1,6 @@
 """Encoders that look at each picture once. Otherwise they are the encoders that they are made of."""
 
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -67,11 +68,12 @@ class RememberingEncoder:
 
 
 class RememberingFaceEncoder:
-    """A face encoder that searches each picture once."""
+    """A face encoder that searches each picture once, for any thread: who asks again waits for no other search."""
 
     def __init__(self, encoder: FaceEncoder) -> None:
         self._encoder = encoder
         self._found: LRUCache[str, tuple[Face, ...]] = LRUCache(FACE_CACHE_PICTURES)
+        self._reading, self._searching = threading.Lock(), threading.Lock()
 
     @property
     def name(self) -> str:
@@ -83,6 +85,16 @@ class RememberingFaceEncoder:
 
     def find(self, image: Image.Image) -> list[Face]:
         key = image_digest(image)
-        if key not in self._found:
-            self._found[key] = tuple(self._encoder.find(image))
-        return list(self._found[key])
+        known = self._known(key)
+        if known is None:
+            with self._searching:
+                known = self._known(key)
+                if known is None:
+                    known = tuple(self._encoder.find(image))
+                    with self._reading:
+                        self._found[key] = known
+        return list(known)
+
+    def _known(self, key: str) -> tuple[Face, ...] | None:
+        with self._reading:
+            return self._found.get(key)

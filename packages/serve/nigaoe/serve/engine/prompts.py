@@ -17,8 +17,8 @@ from nigaoe.core.image_prompts.layer_scales import LayerScales, layer_places, la
 from nigaoe.core.image_prompts.masks import as_mask
 from nigaoe.core.image_prompts.noise import noise_picture
 from nigaoe.core.image_prompts.prompt import PromptScales
+from nigaoe.core.image_prompts.remembering import RememberingFaceEncoder
 from nigaoe.core.pixels import as_pil
-from nigaoe.serve.engine.faces import SharedFaces
 from nigaoe.serve.orders import ImagePromptOrder, Order, Picture
 
 
@@ -77,7 +77,11 @@ class Prepared:
 
 
 def prepare(
-    order: Order, base: Base, adapters: Sequence[IPAdapter], encoder_side: int | None, faces: SharedFaces | None
+    order: Order,
+    base: Base,
+    adapters: Sequence[IPAdapter],
+    encoder_side: int | None,
+    faces: RememberingFaceEncoder | None,
 ) -> Prepared:
     """Take an order's pictures and files apart, and search them for faces where these are read.
 

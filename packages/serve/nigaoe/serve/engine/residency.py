@@ -22,8 +22,8 @@ from nigaoe.core.errors import AdapterError, RequestError
 from nigaoe.core.faces.loading import load_face_encoder
 from nigaoe.core.image_encoders import load_image_encoder
 from nigaoe.core.image_prompts.conditioner import Conditioner
+from nigaoe.core.image_prompts.remembering import RememberingFaceEncoder
 from nigaoe.serve.config import EngineConfig, ServeConfig
-from nigaoe.serve.engine.faces import SharedFaces
 from nigaoe.serve.engine.loading import (
     Encoders,
     adapter_at,
@@ -101,7 +101,7 @@ class Residency:
         if self._device == "cpu":
             keep_freed_memory()
         name = config.face_encoder
-        self.faces = None if name is None else SharedFaces(load_face_encoder(name))
+        self.faces = None if name is None else RememberingFaceEncoder(load_face_encoder(name))
         looks = None if config.image_encoder is None else load_image_encoder(config.image_encoder, self._device)
         self._encoders = Encoders(looks, self.faces)
         self._encoder_bytes = encoder_bytes(self._encoders)
