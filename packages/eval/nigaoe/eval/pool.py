@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
 
 from nigaoe.core.errors import ConfigError, NigaoeError
+from nigaoe.core.native_lines import without_native_lines
 from nigaoe.eval.config import EvalConfig
 from nigaoe.eval.shards import ShardResult, ShardTask
 from nigaoe.eval.worker import ShardWorker, WorkerSpec
@@ -31,7 +32,8 @@ def cluster(config: EvalConfig) -> Iterator[None]:
         return
     address = config.ray_address or os.environ.get("RAY_ADDRESS")
     local: dict[str, Any] = {"num_cpus": config.workers, "include_dashboard": False, "log_to_driver": False}
-    ray.init(**({"address": address} if address else local), logging_level=logging.WARNING)
+    with without_native_lines():
+        ray.init(**({"address": address} if address else local), logging_level=logging.WARNING)
     try:
         yield
     finally:

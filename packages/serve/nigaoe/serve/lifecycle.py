@@ -23,6 +23,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from nigaoe.core.errors import ConfigError, NigaoeError
+from nigaoe.core.native_lines import without_native_lines
 from nigaoe.core.storage import absolute
 from nigaoe.serve.app import APP_NAME, INGRESS_CPUS, build
 from nigaoe.serve.config import ServeConfig
@@ -68,6 +69,18 @@ def _stop_signals() -> Iterator[None]:
 def _cluster(config: ServeConfig) -> Iterator[None]:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     logging.getLogger("ray").setLevel(logging.ERROR)
+    with without_native_lines():
+        _connect(config)
+    # Ray brings handlers of its own.
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(config: ServeConfig) -> None:
     if config.ray_address is None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         for who in ("REPLICA", "HANDLE"):
@@ -84,13 +97,6 @@ def _cluster(config: ServeConfig) -> Iterator[None]:
         )
     else:
         ray.init(config.ray_address, log_to_driver=False, logging_level=logging.ERROR)
-    # Ray brings handlers of its own.
-    for number, handler in zip((signal.SIGINT, signal.SIGTERM), handlers, strict=True):
-        signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager

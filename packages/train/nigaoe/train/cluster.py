@@ -3,13 +3,13 @@
 import logging
 import math
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
 
 from nigaoe.core.errors import ConfigError
+from nigaoe.core.native_lines import without_native_lines
 from nigaoe.train.config import ClusterConfig
 
 
@@ -28,7 +28,7 @@ def connected(cluster: ClusterConfig, extra_cpus: int = 0) -> Iterator[None]:
     # Ray's native part writes advice for Ray's developers over the progress bar.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        with _without_native_lines():
+        with without_native_lines():
             if cluster.address is None:
                 cpus = math.ceil(cluster.num_workers * cluster.cpus_per_worker) + extra_cpus
                 ray.init(
@@ -50,20 +50,6 @@ def connected(cluster: ClusterConfig, extra_cpus: int = 0) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _without_native_lines() -> Iterator[None]:
-    """Ray's native part says at which level it logs, on this process's own stderr, before it keeps to that level."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _first_line(error: Exception) -> str:
