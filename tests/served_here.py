@@ -18,6 +18,8 @@ import httpx
 import psutil
 import yaml
 
+from nigaoe.core.models import locate
+
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled"}
 READY_S = 400.0
 
@@ -41,6 +43,8 @@ class RunningServer:
     url: str
     pid: int
     metrics_url: str
+    log: Path
+    """All that its process has said."""
 
     def processes(self, kind: Literal["engine", "ingress", "ProxyActor"]) -> set[int]:
         """Those that draw, that speak our HTTP, or that pass it on."""
@@ -56,6 +60,10 @@ class RunningServer:
             ):
                 found.append(float(line.split()[-1]))
         return found
+
+    def wait_for(self, name: str, is_so: Callable[[float], bool]) -> None:
+        """Wait until the sum of a metric is as it should be."""
+        until(lambda: is_so(sum(self.values(name))), 60, f"{name} is {sum(self.values(name))}")
 
     def deploy(self, config: Path) -> None:
         """Let another config take the place of the one that runs, as `serve deploy` would.
@@ -84,12 +92,28 @@ def write_serve_config(folder: Path, values: dict[str, Any], name: str = "serve.
     own: dict[str, Any] = {
         "storage": {"objects": str(folder / "objects"), "registry": str(folder / "registry")},
         "watching": {"metrics_port": free_port()},
+        "playground": False,
         "port": 0,
         "ready_file": str(folder / "ready.json"),
     }
     config = folder / name
     config.write_text(yaml.safe_dump(own | values), encoding="utf-8")
     return config
+
+
+def toy_server_config(folder: Path) -> Path:
+    """Two toy bases, the toy adapter and a page; so eager for replicas that four requests are too much for one."""
+    adapter = Path(locate("toy/adapter", "adapter")) / "adapter.safetensors"
+    values = {
+        "bases": ["toy/anime", "toy/photo"],
+        "image_encoder": "toy/image_encoder",
+        "adapters": {"demo": str(adapter)},
+        "defaults": {"steps": 4, "guidance_scale": 3.0},
+        "limits": {"body_mb": 1.0, "n": 4, "steps": 1000},
+        "playground": True,
+        "autoscaling": {"min_replicas": 1, "max_replicas": 2, "wait_s": 1, "cold_start_s": 1, "idle_s": 15},
+    }
+    return write_serve_config(folder, values)
 
 
 def free_port() -> int:
@@ -99,14 +123,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def command(*arguments: str) -> list[str]:
+    """`nigaoe serve`."""
+    return [sys.executable, "-m", "nigaoe.core.cli", "serve", *arguments]
+
+
 @contextmanager
 def running(config: Path) -> Iterator[RunningServer]:
     """The server of a config that `write_serve_config` wrote; its log lies beside it."""
     values = yaml.safe_load(config.read_text(encoding="utf-8"))
     ready, log = Path(values["ready_file"]), config.with_suffix(".log")
-    command = [sys.executable, "-m", "nigaoe.core.cli", "serve", str(config)]
     with log.open("w+") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | ENVIRONMENT)
+        process = subprocess.Popen(command(str(config)), stdout=file, stderr=file, env=os.environ | ENVIRONMENT)
         try:
             deadline = time.monotonic() + READY_S
             while not ready.exists():
@@ -114,9 +142,11 @@ def running(config: Path) -> Iterator[RunningServer]:
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.1)
             url = json.loads(ready.read_text())["url"]
-            yield RunningServer(url, process.pid, f"http://127.0.0.1:{values['watching']['metrics_port']}/metrics")
+            metrics_url = f"http://127.0.0.1:{values['watching']['metrics_port']}/metrics"
+            yield RunningServer(url, process.pid, metrics_url, log)
             process.send_signal(signal.SIGTERM)
-            process.wait(timeout=120)
+            assert process.wait(timeout=120) == 0, log.read_text()
+            assert not ready.exists()
         finally:
             process.kill()
 

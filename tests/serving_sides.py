@@ -90,6 +90,8 @@ class Wanted:
     guidance: float
     scale: float
     adapter: str
+    size: int
+    """Pixels of a side."""
     face: Image.Image
 
     @classmethod
@@ -97,12 +99,12 @@ class Wanted:
         (said,) = body["image_prompts"]
         face = Image.open(io.BytesIO(base64.b64decode(said["images"][0]))).convert("RGB")
         values = body["prompt"], body["seed"], body["steps"], body["guidance_scale"]
-        return cls(*values, said["scale"], said["adapter"], face)
+        return cls(*values, said["scale"], said["adapter"], int(body["size"].partition("x")[0]), face)
 
     @property
     def key(self) -> tuple[object, ...]:
         """Pictures of one key may share a call of a stock pipeline."""
-        return self.steps, self.guidance, self.scale, self.adapter
+        return self.steps, self.guidance, self.scale, self.adapter, self.size
 
 
 class Pipelines:
@@ -137,6 +139,8 @@ class Pipelines:
         is_guided = first.guidance > 1
         pictures: list[Image.Image] = pipeline(
             [one.prompt for one in wanted],
+            height=first.size,
+            width=first.size,
             num_inference_steps=first.steps,
             guidance_scale=first.guidance,
             negative_prompt_embeds=self._nothing.expand(count, -1, -1) if is_guided else None,
@@ -321,11 +325,15 @@ def around_drawing(url: str, workload: Workload, count: int) -> list[tuple[float
     return found[1:]
 
 
-def row_seconds(_url: str, counts: Sequence[int]) -> dict[tuple[str, int], float]:
+def row_seconds(_url: str, counts: Sequence[int], size: int) -> dict[tuple[str, int], float]:
     """A row's seconds in UNet calls of so many, called as diffusers does ("stock") and as we do ("ours")."""
     base = load_base(BASE)
     runners = {"stock": run_unet, "ours": best_runner(base.unet)}
-    return {(name, count): seconds_per_row(base, runner, count) for name, runner in runners.items() for count in counts}
+    return {
+        (name, count): seconds_per_row(base, runner, count, size)
+        for name, runner in runners.items()
+        for count in counts
+    }
 
 
 COMMANDS: dict[str, Callable[..., object]] = {

@@ -78,7 +78,14 @@ class Ours:
         self.adapter = IPAdapter.for_unet(self.base.unet, config.adapter.variant, features=features.widths)
         self.start = {name: value.clone() for name, value in self.adapter.state_dict().items()}
         self.adapter.to(world.device)
-        objective = AdapterObjective(self.adapter, self.base, config.drop, features.unconditional, config.loss)
+        objective = AdapterObjective(
+            self.adapter,
+            self.base,
+            config.drop,
+            features.unconditional,
+            config.loss,
+            compiled=config.compile,
+        )
         self.engine = Engine(config, objective, 1, world.device)
 
     def shares(self, data: TrainingData) -> Shares:

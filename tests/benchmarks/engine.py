@@ -1,6 +1,7 @@
 """Images per second of the engine against a diffusers pipeline under a lock: same weights, same seeds, one thread.
 
-    python tests/benchmarks/engine.py --json engine.json
+    python tests/benchmarks/engine.py --json engine.json              # 96 px, as the toy base was trained
+    python tests/benchmarks/engine.py --size 64 --json engine64.json  # 8 x 8 latents: a row fills less of a core
 
 Before anything is timed, every picture of every workload is made by both sides and compared. Then the sides take turns;
 each round gives a paired ratio, of which median and quartiles are printed. The ceiling is what there would be to gain,
@@ -79,7 +80,8 @@ class Pipelines:
     With what a careful user gives it: inference mode, channels last, the empty prompt encoded once, no progress bar.
     """
 
-    def __init__(self, adapters: Sequence[Path]) -> None:
+    def __init__(self, adapters: Sequence[Path], size: int) -> None:
+        self.size = size
         whole = StableDiffusionPipeline.from_pretrained(locate("toy/photo"), torch_dtype=torch.float32)
         self._pipelines: list[Any] = []
         for path in adapters:
@@ -101,6 +103,8 @@ class Pipelines:
         rows = torch.stack([torch.zeros_like(embed), embed]) if request.guidance != 1 else embed[None]
         picture: Image.Image = pipeline(
             request.prompt,
+            height=self.size,
+            width=self.size,
             num_inference_steps=request.steps,
             guidance_scale=request.guidance,
             negative_prompt_embeds=self._nothing if request.guidance != 1 else None,
@@ -113,8 +117,8 @@ class Pipelines:
 class Ours:
     """The engine, and the engine held to what others batch: requests that differ in nothing but content."""
 
-    def __init__(self, base: Base, adapters: Sequence[IPAdapter], runner: RunnerName | None) -> None:
-        self.base, self.adapters = base, adapters
+    def __init__(self, base: Base, adapters: Sequence[IPAdapter], runner: RunnerName | None, size: int) -> None:
+        self.base, self.adapters, self.size = base, adapters, size
         self.runner = best_runner(base.unet) if runner is None else make_runner(runner, base.unet)
 
     def run(self, requests: Sequence[Request], embeds: torch.Tensor) -> list[Image.Image]:
@@ -140,6 +144,8 @@ class Ours:
         return [
             Generation(
                 prompt=request.prompt,
+                height=self.size,
+                width=self.size,
                 seed=request.seed,
                 steps=request.steps,
                 guidance_scale=request.guidance,
@@ -167,10 +173,11 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 @torch.no_grad()
-def seconds_per_row(base: Base, runner: Runner, rows: int, repeats: int = 9) -> float:
-    """Of a UNet call with so many rows, text keys and values at hand where the runner takes them."""
+def seconds_per_row(base: Base, runner: Runner, rows: int, size: int, repeats: int = 9) -> float:
+    """Of a UNet call with so many rows for pictures of `size` px; text keys and values at hand if the runner asks."""
     text = base.text_encoder.encode(["a photo"] * rows).states
-    call = UNetCall(torch.randn(rows, base.latent_channels, 12, 12), torch.full((rows,), 500), text)
+    side = size // base.vae_factor
+    call = UNetCall(torch.randn(rows, base.latent_channels, side, side), torch.full((rows,), 500), text)
     if runner is not run_unet:
         call = call._replace(text=text_keys_values(base.cross_attention, text))
     runner(base.unet, call)
@@ -221,6 +228,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where to write the rows")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--size", type=int, default=96, help="pixels of a side")
     parser.add_argument("--only", help="part of a name")
     parser.add_argument("--runner", choices=["eager", "packed", "compiled"], help="how the engine calls the UNet")
     arguments = parser.parse_args()
@@ -238,10 +246,11 @@ def main() -> None:
             paths.append(Path(folder) / str(i) / "adapter.safetensors")
             save_adapter(adapter, paths[-1])
         adapters = [load_adapter(path).requires_grad_(False) for path in paths]
-        theirs, ours = Pipelines(paths), Ours(base, adapters, arguments.runner)
+        size = arguments.size
+        theirs, ours = Pipelines(paths, size), Ours(base, adapters, arguments.runner, size)
     embeds = torch.randn(32, adapters[0].embed_dim, generator=torch.Generator().manual_seed(0))
-    stock = seconds_per_row(base, run_unet, 2)
-    single, most = (seconds_per_row(base, ours.runner, rows) for rows in (2, 2 * MAX_ROWS))
+    stock = seconds_per_row(base, run_unet, 2, size)
+    single, most = (seconds_per_row(base, ours.runner, rows, size) for rows in (2, 2 * MAX_ROWS))
     locked, alike = "against a locked pipeline", "against identical only"
     workloads: list[tuple[str, list[Request], Side, float, float]] = [
         (f"one request, {locked}", homogeneous(1), theirs.run, 1.0, stock / single),

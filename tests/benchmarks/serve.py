@@ -1,6 +1,7 @@
 """Pictures per second over HTTP, and how long they take: our server against what people put before a pipeline.
 
     python tests/benchmarks/serve.py --json serve.json          # writes serve.0.7x.svg and serve.1.5x.svg as well
+    python tests/benchmarks/serve.py --size 64 --json serve64.json
     python tests/benchmarks/serve.py --ray --json serve_ray.json
     python tests/benchmarks/serve.py --quick                    # that it runs; its figures say nothing
 
@@ -85,8 +86,8 @@ EQUAL = 1
 class Workloads:
     """Requests, the same ones for all sides of a turn and others in every turn."""
 
-    def __init__(self, folder: Path, adapters: Sequence[str]) -> None:
-        self._folder, self._adapters = folder, adapters
+    def __init__(self, folder: Path, adapters: Sequence[str], size: int) -> None:
+        self._folder, self._adapters, self.size = folder, adapters, size
         self._people = [person(number).pixels for number in range(16)]
         self._turn = 0
 
@@ -107,7 +108,7 @@ class Workloads:
                 RequestKind(
                     name=kind,
                     path=PATH,
-                    body={"prompt": "{prompt}", "seed": "{seed}"},
+                    body={"prompt": "{prompt}", "seed": "{seed}", "size": f"{self.size}x{self.size}"},
                     choices={
                         "steps": [10, 20, 20, 30] if is_mixed else [20],
                         "guidance_scale": [1.0, 5.0, 7.5] if is_mixed else [5.0],
@@ -214,7 +215,7 @@ def closed_loops(
 ) -> tuple[list[dict[str, object]], dict[tuple[str, int], dict[SideName, list[Load]]]]:
     """Images per second of clients that ask again as soon as they have their answer."""
     counts = sorted({2, *(2 * min(16, concurrency) for concurrency in concurrencies)})
-    seconds: dict[tuple[str, int], float] = bench.sides["ours"].ask(row_seconds, counts)
+    seconds: dict[tuple[str, int], float] = bench.sides["ours"].ask(row_seconds, counts, bench.workloads.size)
     rows, loads = [], {}
     for kind in ("alike", "mixed"):
         for concurrency in concurrencies:
@@ -323,6 +324,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the rows; plots go beside them")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--size", type=int, default=96, help="pixels of a side")
     parser.add_argument("--each", type=int, default=4, help="requests of a client in one turn of a closed loop")
     parser.add_argument("--open", type=int, default=60, help="requests of one turn of an open loop")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)), help="on which all of it runs")
@@ -343,7 +345,7 @@ def main() -> None:
         for name in get_args(SideName):
             sides[name] = Side(name, world)
             stack.callback(sides[name].close)
-        bench = Bench(sides, Workloads(Path(folder), list(adapters)), arguments.rounds, arguments.ray)
+        bench = Bench(sides, Workloads(Path(folder), list(adapters), arguments.size), arguments.rounds, arguments.ray)
         apart: dict[tuple[str, SideName], int] = {}
         for kind in ("alike", "mixed"):
             found = bench.differences(kind, compared)

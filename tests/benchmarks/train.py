@@ -273,6 +273,7 @@ def make_world(arguments: argparse.Namespace, folder: Path) -> World:
             "precision": "float32" if device.type == "cpu" and not arguments.tiny else "bfloat16",
             # The published loop clips nothing.
             "optimizer": {"max_grad_norm": 1e9},
+            "compile": arguments.compile,
             "cluster": {"num_workers": 1, "use_gpu": device.type == "cuda"},
         }
     )
@@ -334,6 +335,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the rows")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--tiny", action="store_true", help="what a GPU would be measured by, on tiny models")
+    parser.add_argument("--compile", action="store_true", help="our side with compile=true")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=6, help="of a turn")
     parser.add_argument("--epoch-rounds", type=int, default=3, help="rounds of ten epochs, for the amortised curve")

@@ -9,6 +9,8 @@ from nigaoe.serve.app import build
 from nigaoe.serve.config import ServeConfig
 from nigaoe.serve.deploy_file import IMPORT_PATH, deployable, read_serve_config
 from nigaoe.serve.deployments.changes import AT_THE_INGRESS, changed
+from nigaoe.serve.playground import config as playground
+from nigaoe.serve.playground.app import build as build_page
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = sorted(ROOT.glob("configs/*/serve.yaml"))
@@ -17,12 +19,16 @@ SHIPPED = sorted(ROOT.glob("configs/*/serve.yaml"))
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
 def test_a_shipped_file_is_taken_by_both(path: Path) -> None:
     schema = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text()))
-    (application,) = schema.applications
+    application, page = schema.applications
     assert application.import_path == IMPORT_PATH == f"{build.__module__}:{build.__name__}"
+    assert page.import_path == playground.IMPORT_PATH == f"{build_page.__module__}:{build_page.__name__}"
+    assert page.route_prefix == playground.ROUTE_PREFIX
+    assert build_page.__annotations__["args"].model_validate(page.args).url == "http://127.0.0.1:8000"
     # As Ray calls the builder: with the model that its only parameter is annotated with.
     args = build.__annotations__["args"].model_validate(application.args)
     config = read_serve_config(path, ["drain_s=1000"])
     assert config.drain_s == 1000
+    assert config.playground
     assert config.bases == args.bases
     assert config.host == schema.http_options.host
     assert {item.name for item in application.deployments} <= {"engine", "ingress"}
@@ -30,10 +36,13 @@ def test_a_shipped_file_is_taken_by_both(path: Path) -> None:
         assert set(item.user_config or {}) <= set(ServeConfig.model_fields)
 
 
-def test_what_is_printed_is_taken_back(tmp_path: Path) -> None:
-    config = ServeConfig(bases=["toy/anime"], host="0.0.0.0", port=81, drain_s=700, playground=False)
+@pytest.mark.parametrize("with_page", [False, True])
+def test_what_is_printed_is_taken_back(tmp_path: Path, with_page: bool) -> None:
+    config = ServeConfig(bases=["toy/anime"], host="0.0.0.0", port=81, drain_s=700, playground=with_page)
     printed = deployable(config)
-    assert printed["applications"][0]["args"] == {"bases": ["toy/anime"], "drain_s": 700.0, "playground": False}
+    said = {} if with_page else {"playground": False}
+    assert printed["applications"][0]["args"] == {"bases": ["toy/anime"], "drain_s": 700.0} | said
+    assert [page["args"] for page in printed["applications"][1:]] == [{"url": "http://127.0.0.1:81"}] * with_page
     ServeDeploySchema.model_validate(printed)
     file = tmp_path / "serve.yaml"
     file.write_text(yaml.safe_dump(printed))

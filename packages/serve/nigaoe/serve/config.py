@@ -196,6 +196,10 @@ class ServeConfig(Config):
     ray_address: str | None = None
     """None starts a local Ray; otherwise `auto` or an address of a running cluster."""
 
+    def local_url(self, port: int) -> str:
+        """As processes of the same machine reach it."""
+        return f"http://{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{port}"
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.adapters or self.storage.registry) and self.image_encoder is None and self.face_encoder is None:

@@ -12,6 +12,7 @@ from nigaoe.core.config import apply_override, parse_config, read_values
 from nigaoe.core.errors import ConfigError
 from nigaoe.serve.config import ServeConfig
 from nigaoe.serve.deployments.changes import merged
+from nigaoe.serve.playground import config as playground
 
 IMPORT_PATH = "nigaoe.serve.app:build"
 QUIET = {"log_level": "WARNING", "enable_access_log": False, "encoding": "JSON"}
@@ -34,10 +35,22 @@ def read_serve_config(path: Path, overrides: Sequence[str] = ()) -> ServeConfig:
 def deployable(config: ServeConfig) -> dict[str, Any]:
     """What `serve deploy` takes; only what differs from the defaults is said."""
     args = config.model_dump(mode="json", exclude_defaults=True, exclude={"host", "port", "ray_address"})
+    applications = [{"name": "nigaoe", "route_prefix": "/", "import_path": IMPORT_PATH, "args": args}]
+    if config.playground:
+        applications.append(
+            {
+                "name": playground.APP_NAME,
+                "route_prefix": playground.ROUTE_PREFIX,
+                "import_path": playground.IMPORT_PATH,
+                # Wherever a process runs, a proxy of Ray Serve does.
+                "args": {"url": config.local_url(config.port)},
+            }
+        )
     return {
+        "proxy_location": "EveryNode",
         "http_options": {"host": config.host, "port": config.port},
         "logging_config": QUIET,
-        "applications": [{"name": "nigaoe", "route_prefix": "/", "import_path": IMPORT_PATH, "args": args}],
+        "applications": applications,
     }
 
 
@@ -47,7 +60,8 @@ def _arguments(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     own = [item for item in applications if item.get("import_path") == IMPORT_PATH] if is_list else []
     if len(own) != 1:
         raise ConfigError(f"{path}: applications holds {len(own)} with import_path {IMPORT_PATH}; write exactly one")
-    args: dict[str, Any] = dict(own[0].get("args") or {})
+    has_page = any(item.get("import_path") == playground.IMPORT_PATH for item in applications)
+    args: dict[str, Any] = {"playground": has_page} | (own[0].get("args") or {})
     for deployment in own[0].get("deployments") or []:
         # What could change on the cluster without a restart holds here from the start.
         args = merged(args, deployment.get("user_config") or {})

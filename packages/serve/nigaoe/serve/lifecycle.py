@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,8 @@ from nigaoe.core.storage import absolute
 from nigaoe.serve.app import APP_NAME, INGRESS_CPUS, build
 from nigaoe.serve.config import ServeConfig
 from nigaoe.serve.engine.loading import require_loadable
+from nigaoe.serve.playground import app as page
+from nigaoe.serve.playground import config as playground
 
 _OBJECT_STORE_BYTES = 512 * 1024 * 1024
 _REPORT_S = "1"
@@ -104,20 +106,24 @@ def _application(config: ServeConfig, port: int) -> Iterator[str]:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
     serve.start(http_options=HTTPOptions(host=config.host, port=port), logging_config=quiet)
-    url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{port}"
+    url = config.local_url(port)
+    targets = [serve.RunTarget(build(_absolute(config)), APP_NAME, "/", quiet)]
+    if config.playground:
+        application = page.build(playground.PlaygroundConfig(url=url))
+        targets.append(serve.RunTarget(application, playground.APP_NAME, playground.ROUTE_PREFIX, quiet))
+    names = [target.name for target in targets]
     try:
-        target = serve.RunTarget(build(_absolute(config)), APP_NAME, "/", quiet)
-        serve.run_many([target], wait_for_applications_running=False)
+        serve.run_many(targets, wait_for_applications_running=False)
         _wait_until_answering(url, config.ready_timeout_s)
         yield url
     finally:
-        _remove_application()
+        _remove_applications(names)
 
 
-def _remove_application() -> None:
+def _remove_applications(names: Sequence[str]) -> None:
     """Let requests under way finish. Not serve.shutdown: a shared cluster may serve others, a local one ends anyway."""
     host, port = ray.get_runtime_context().gcs_address.rsplit(":", 1)
-    removal = threading.Thread(target=serve.delete, args=(APP_NAME,), daemon=True)
+    removal = threading.Thread(target=lambda: [serve.delete(name) for name in names], daemon=True)
     removal.start()
     while removal.is_alive():
         removal.join(0.2)

@@ -7,7 +7,7 @@ from nigaoe.core.config import parse_config
 from nigaoe.core.errors import ConfigError
 from nigaoe.serve.config import ServeConfig
 
-AT_THE_INGRESS = ("defaults", "limits", "access", "playground")
+AT_THE_INGRESS = ("defaults", "limits", "access")
 AT_THE_ENGINE = ("engine", "limits", "defaults")
 """Sections of `ServeConfig` that the `user_config` of a deployment may change."""
 

@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from nigaoe.core.errors import NigaoeError
 from nigaoe.serve.backend import RayBackend
 from nigaoe.serve.catalog import Catalog
 from nigaoe.serve.config import ServeConfig
@@ -52,6 +53,9 @@ class Ingress:
             ConfigError: Something else changes, or a value is wrong.
         """
         config = changed(self._config, user_config, AT_THE_INGRESS)
+        # Before it is ready: the first look imports what reads adapters, and takes seconds.
+        with suppress(NigaoeError):
+            await self._services.catalog.adapters()
         if config == self._services.config:
             return
         self._services = Services(

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse
 
 from nigaoe.serve.http.access import Keys, Rates
 from nigaoe.serve.http.adapters import adapter_routes
@@ -24,6 +25,7 @@ from nigaoe.serve.http.openai_schemas import (
     VariationRequest,
 )
 from nigaoe.serve.http.problems import install
+from nigaoe.serve.playground.config import ROUTE_PREFIX
 from nigaoe.serve.services import Services
 
 
@@ -52,6 +54,8 @@ def create_app(services: Services) -> FastAPI:
         middleware=middleware,
     )
     install(app)
+    if services.config.playground:
+        app.add_api_route("/", _to_the_playground, include_in_schema=False)
     for router in _routers(services):
         app.include_router(router)
     describe(
@@ -60,6 +64,10 @@ def create_app(services: Services) -> FastAPI:
         answers=(ProgressEvent, PartialEvent, PartialImageEvent, CompletedEvent),
     )
     return app
+
+
+def _to_the_playground() -> RedirectResponse:
+    return RedirectResponse(f"{ROUTE_PREFIX}/")
 
 
 def _routers(services: Services) -> list[APIRouter]:
