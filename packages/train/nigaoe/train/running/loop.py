@@ -23,6 +23,7 @@ from nigaoe.train.running.fitting import largest_that_fits, out_of_memory
 from nigaoe.train.running.meter import Meter
 from nigaoe.train.running.objective import AdapterObjective
 from nigaoe.train.running.state import load_optimizer_state, whole_weights
+from nigaoe.train.running.trust import require_same_gradients
 from nigaoe.train.samples.batches import Batch, TrainingData
 from nigaoe.train.samples.draws import Draws
 from nigaoe.train.samples.online import OnlineDataset
@@ -90,10 +91,12 @@ class Worker:
             owns_unet=config.deepspeed.zero_stage == 3,
             compiled=config.compile,
         )
+        self.shares = Shares(config, self.data, self.base.schedule.num_train_timesteps)
+        if config.compile:
+            self._require_trustworthy()
         self.engine = Engine(config, self.objective, self.world_size, device)
         if restored is not None:
             load_optimizer_state(self.engine, self.adapter, restored.moments, restored.step)
-        self.shares = Shares(config, self.data, self.base.schedule.num_train_timesteps)
         self.tracker = Tracker(config, board) if self.rank == 0 else None
         flops = flops_per_sample(config) if self.rank == 0 else None
         known = visible_device()
@@ -112,6 +115,12 @@ class Worker:
                 self._look(shares.waited_s, share.step + 1)
         if self.tracker is not None:
             self.tracker.close()
+
+    def _require_trustworthy(self) -> None:
+        unconditional = self.data.features.unconditional
+        plain = AdapterObjective(self.adapter, self.base, self.config.drop, unconditional, self.config.loss)
+        part = self.shares.at(self.start, self.rank, self.world_size).parts[0]
+        require_same_gradients(self.objective, plain, part.batch, part.draws)
 
     def _step(self, share: Share) -> None:
         lr = learning_rate(share.step, self.config.steps, self.config.optimizer)

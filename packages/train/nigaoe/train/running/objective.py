@@ -67,6 +67,11 @@ class AdapterObjective(nn.Module):
         self._unconditional = {name: value.to(base.device) for name, value in unconditional.items()}
         self._empty_ids = base.text_encoder.tokenize([""]).to(base.device)
 
+    @property
+    def precision(self) -> torch.dtype:
+        """Of the frozen UNet."""
+        return next(self._frozen[0].unet.parameters()).dtype
+
     def forward(self, batch: Batch, draws: Draws) -> Tensor:
         """Mean of `losses`, float32 scalar."""
         return self.losses(batch, draws).mean()
