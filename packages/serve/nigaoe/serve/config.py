@@ -50,9 +50,9 @@ class Defaults(Config):
         "low": Preset(steps=8, sampler="dpmpp_2m_karras"),
         "medium": Preset(steps=20, sampler="dpmpp_2m_karras"),
         "high": Preset(steps=40, sampler="dpmpp_2m_karras"),
+        "lcm": Preset(steps=4, sampler="lcm", guidance_scale=1.0),
     }
-    """Presets of steps and sampler; for a base distilled to few steps add one with sampler `lcm`, 4 steps and
-    guidance 1."""
+    """Presets of steps and sampler; `lcm` is for bases that are distilled to few steps, such as LCM-LoRA merged in."""
 
 
 class Limits(Config):

@@ -142,6 +142,8 @@ def test_quality_names_presets_and_fields_override_them() -> None:
     assert (order.steps, order.sampler, order.guidance_scale) == (6, "lcm", 1.0)
     for word, steps in (("auto", 25), ("low", 8), ("standard", 20), ("hd", 40), ("xhigh", 40), ("max", 40)):
         assert ordered(quality=word).steps == steps
+    few = ordered(quality="lcm")
+    assert (few.steps, few.sampler, few.guidance_scale) == (4, "lcm", 1.0)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,8 @@ class AdapterObjective(nn.Module):
     @property
     def precision(self) -> torch.dtype:
         """Of the frozen UNet."""
-        return next(self._frozen[0].unet.parameters()).dtype
+        dtype: torch.dtype = next(self._frozen[0].unet.parameters()).dtype
+        return dtype
 
     def forward(self, batch: Batch, draws: Draws) -> Tensor:
         """Mean of `losses`, float32 scalar."""
