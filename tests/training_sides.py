@@ -14,6 +14,7 @@ from nigaoe.core.bases import load_base
 from nigaoe.train.config import TrainConfig
 from nigaoe.train.running.engines import Engine, learning_rate
 from nigaoe.train.running.objective import AdapterObjective
+from nigaoe.train.running.trust import require_same_gradients
 from nigaoe.train.samples.batches import TrainingData
 from nigaoe.train.samples.choices import choose
 from nigaoe.train.samples.draws import sample_generator
@@ -86,6 +87,10 @@ class Ours:
             config.loss,
             compiled=config.compile,
         )
+        if config.compile:
+            plain = AdapterObjective(self.adapter, self.base, config.drop, features.unconditional, config.loss)
+            part = self.shares(self.online).at(0).parts[0]
+            require_same_gradients(objective, plain, part.batch, part.draws)
         self.engine = Engine(config, objective, 1, world.device)
 
     def shares(self, data: TrainingData) -> Shares:

@@ -1,6 +1,7 @@
 """The training objective: noise prediction with an image prompt, conditions dropped now and then."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from nigaoe.core.unet_call import UNetCall, run_unet
 from nigaoe.train.config import DropConfig, LossConfig
 from nigaoe.train.samples.batches import Batch
 from nigaoe.train.samples.draws import Draws
+
+COMPILER = MappingProxyType({"layout_optimization": False})
+"""With it, inductor of torch 2.13 loses gradients on the CPU; the UNet's weights lie channels last already."""
 
 
 def drop_masks(uniform: Tensor, drop: DropConfig) -> tuple[Tensor, Tensor]:
@@ -60,7 +64,7 @@ class AdapterObjective(nn.Module):
         self.adapter = adapter
         if owns_unet:
             self.unet = base.unet
-        unet: Any = torch.compile(base.unet) if compiled else base.unet
+        unet: Any = torch.compile(base.unet, options=dict(COMPILER)) if compiled else base.unet
         # In a tuple, so that optimizers, checkpoints and DeepSpeed see the adapter alone.
         self._frozen = (base, unet)
         self._drop, self._loss = drop, loss or LossConfig()
