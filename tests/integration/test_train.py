@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from nigaoe.core.adapters.files import load_adapter
 from nigaoe.core.toy.portraits import write_portraits
@@ -37,3 +38,16 @@ def test_another_variant_trains_on_features_of_its_own(dataset: Path, tmp_path: 
     adapter = load_adapter(tmp_path / "run" / "adapter.safetensors")
     assert adapter.variant.name == "plus"
     assert json.loads((tmp_path / "run" / "adapter.json").read_text())["variant"] == "plus"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_compiled_code_learns_what_plain_code_does(dataset: Path, tmp_path: Path) -> None:
+    run("train", write_config(dataset, tmp_path / "plain", steps=4))
+    run("train", write_config(dataset, tmp_path / "compiled", steps=4, compile=True), timeout_s=1200)
+    plain, compiled = (
+        load_adapter(tmp_path / name / "adapter.safetensors").state_dict() for name in ("plain", "compiled")
+    )
+    for name, weight in plain.items():
+        # Adam's first steps are the signs of gradients, some of which are but rounding.
+        torch.testing.assert_close(compiled[name], weight, rtol=0, atol=1e-2 * float(weight.abs().max()))
