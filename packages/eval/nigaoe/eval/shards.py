@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from nigaoe.core.atomic import write_whole
+from nigaoe.eval.metrics.moments import Moments, pack, unpack
 from nigaoe.eval.protocols.protocol import CellPlan
-from nigaoe.eval.scoring.moments import Moments, pack, unpack
 
 
 @dataclass(frozen=True)

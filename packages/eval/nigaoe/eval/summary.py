@@ -9,11 +9,11 @@ from nigaoe.core.reports import Cell, Estimate, Report, judge_threshold
 from nigaoe.core.toy.people import SCENE
 from nigaoe.eval.bootstrap import RESAMPLES, GroupBootstrap
 from nigaoe.eval.config import ToyProtocolConfig
-from nigaoe.eval.frechet import frechet_distance
+from nigaoe.eval.metrics.frechet import frechet_distance
+from nigaoe.eval.metrics.moments import Moments, merged
 from nigaoe.eval.plan import Plan
 from nigaoe.eval.protocols.protocol import CellPlan
 from nigaoe.eval.scoring.controls import agreement_ratio, chance_agreement, one_hot_pair
-from nigaoe.eval.scoring.moments import Moments, merged
 from nigaoe.eval.shards import ShardResult
 
 Results = Mapping[str, ShardResult]

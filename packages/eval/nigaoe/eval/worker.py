@@ -21,12 +21,12 @@ from nigaoe.core.image_prompts.features import image_features, require_encoder
 from nigaoe.core.image_prompts.prompt import guided_image_prompts
 from nigaoe.core.pixels import centre_crop, to_tensor
 from nigaoe.eval.config import EvalConfig, ToyProtocolConfig
+from nigaoe.eval.metrics.moments import Moments
 from nigaoe.eval.protocols.make import make_protocol
 from nigaoe.eval.protocols.protocol import CellPlan, Sample, row_seed
 from nigaoe.eval.scoring.clip import ClipScorer, cosines
 from nigaoe.eval.scoring.features import FeatureExtractor
 from nigaoe.eval.scoring.judge import JudgeScorer, judge_columns
-from nigaoe.eval.scoring.moments import Moments
 from nigaoe.eval.shards import ShardResult, ShardTask
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nigaoe.eval.scoring.moments import Moments, merged, pack, unpack
+from nigaoe.eval.metrics.moments import Moments, merged, pack, unpack
 
 SEEDS = st.integers(0, 2**32 - 1)
 
