@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64
-from PIL import Image
+from jaxtyping import Bool, Float32, Float64, Int64
+from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from nigaoe.core.errors import BaseModelError
 from nigaoe.core.models import locate
-from nigaoe.core.pixels import as_pil
+from nigaoe.eval.scoring.pictures import Pictures, pictures
 from nigaoe.eval.scoring.weights import model_fingerprint
 
 
@@ -50,19 +50,33 @@ class ClipScorer:
         return cls(model, processor, tokenizer, target, model_fingerprint(name, "scoring CLIP"))
 
     @torch.no_grad()
-    def features(self, images: Sequence[Image.Image]) -> Float32[np.ndarray, "N E"]:
+    def features(self, images: Pictures) -> Float32[np.ndarray, "N E"]:
         """Projected image embeddings, not normalised."""
-        pixels = self.processor(images=[as_pil(image) for image in images], return_tensors="pt")["pixel_values"]
+        pixels = self.processor(images=pictures(images), return_tensors="pt")["pixel_values"]
         return _embedding(self.model.get_image_features(torch.as_tensor(pixels).to(self.device)))
+
+    @property
+    def text_length(self) -> int:
+        """Tokens that are read of a text, both ends counted: 77 in the published models."""
+        return int(self.model.text_model.config.max_position_embeddings)
+
+    def tokens(self, texts: Sequence[str]) -> Int64[Tensor, "N T"]:
+        """Ids of the texts. Long ones are cut before their end token, whose position is the embedding."""
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=self.text_length, return_tensors="pt"
+        )
+        return tokens.input_ids  # type: ignore[no-any-return]
+
+    def are_cut(self, texts: Sequence[str]) -> Bool[np.ndarray, " N"]:
+        """Which texts are longer than what is read of them."""
+        # Not verbose: that a text is longer than the model reads is what is asked.
+        ids = self.tokenizer(list(texts), verbose=False).input_ids
+        return np.array([len(row) > self.text_length for row in ids], dtype=bool)
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Float32[np.ndarray, "N E"]:
-        """Projected text embeddings. Long texts are cut before their end token, whose position is the embedding."""
-        length = int(self.model.text_model.config.max_position_embeddings)
-        tokens = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
-        )
-        return _embedding(self.model.get_text_features(tokens.input_ids.to(self.device)))
+        """Projected text embeddings, not normalised."""
+        return _embedding(self.model.get_text_features(self.tokens(texts).to(self.device)))
 
 
 def cosines(a: Float32[np.ndarray, "N E"], b: Float32[np.ndarray, "N E"]) -> Float64[np.ndarray, " N"]:

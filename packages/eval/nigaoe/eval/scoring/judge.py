@@ -14,6 +14,7 @@ from nigaoe.core.models import locate
 from nigaoe.core.toy.judge import Judge
 from nigaoe.core.toy.people import ATTRIBUTES, SCENE, Identity
 from nigaoe.core.toy.render import SIZE_PX
+from nigaoe.eval.scoring.pictures import Pictures, pictures
 from nigaoe.eval.scoring.weights import folder_fingerprint
 
 RED = SCENE["background"].index("red")
@@ -34,12 +35,12 @@ class JudgeScorer:
         return cls(Judge.load(folder / "judge.safetensors"), folder_fingerprint(folder))
 
     @torch.no_grad()
-    def features(self, images: Sequence[Image.Image]) -> Float32[np.ndarray, "N 192"]:
+    def features(self, images: Pictures) -> Float32[np.ndarray, "N 192"]:
         """Penultimate activations."""
         return self.model.features(_pixels(images)).numpy()
 
     @torch.no_grad()
-    def answers(self, images: Sequence[Image.Image]) -> dict[str, Int64[np.ndarray, " N"]]:
+    def answers(self, images: Pictures) -> dict[str, Int64[np.ndarray, " N"]]:
         """Index of the answer to each question."""
         return {name: answer.numpy() for name, answer in self.model.answers(_pixels(images)).items()}
 
@@ -63,8 +64,9 @@ def judge_columns(
     return {name: [float(v) for v in values] for name, values in columns.items()}
 
 
-def _pixels(images: Sequence[Image.Image]) -> Tensor:
+def _pixels(images: Pictures) -> Tensor:
     side = (SIZE_PX, SIZE_PX)
-    resized = [image if image.size == side else image.resize(side, Image.Resampling.LANCZOS) for image in images]
-    stacked = np.stack([np.asarray(image.convert("RGB"), np.float32) for image in resized])
+    seen = pictures(images)
+    resized = [image if image.size == side else image.resize(side, Image.Resampling.LANCZOS) for image in seen]
+    stacked = np.stack([np.asarray(image, np.float32) for image in resized])
     return torch.from_numpy(stacked.transpose(0, 3, 1, 2).copy()) / 127.5 - 1
