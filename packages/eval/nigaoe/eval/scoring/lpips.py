@@ -1,7 +1,7 @@
 """LPIPS with VGG16 (Zhang et al. 2018, arXiv 1801.03924): distance of two pictures in a network's eyes, from 0 up.
 
-Its linear heads come with torchmetrics, its trunk, torchvision's VGG16 of ImageNet, with no package: only that very file
-is taken, for through another trunk the figure would not be LPIPS. N pictures, H x W pixels.
+Its linear heads come with torchmetrics, its trunk, torchvision's VGG16 of ImageNet, with no package: only that very
+file is taken, for through another trunk the figure would not be LPIPS. N pictures, H x W pixels.
 """
 
 from collections import OrderedDict
