@@ -50,8 +50,10 @@ def test_fakes_of_one_mode_are_precise_and_miss_the_rest() -> None:
     assert 0.3 < density_coverage(np.concatenate([here, there]), here[:40])[1] <= 0.5
 
 
-def test_copies_of_few_pictures_recall_only_these() -> None:
-    real = _normal(0, 100) + 100.0
+@pytest.mark.parametrize("dim", [6, 700])
+def test_copies_of_few_pictures_recall_only_these(dim: int) -> None:
+    # Far from the origin, where lengths and products round differently.
+    real = _normal(0, 100, dim) + 100.0
     assert precision_recall(real, np.repeat(real[:4], 25, axis=0)) == (1.0, 0.04)
 
 
