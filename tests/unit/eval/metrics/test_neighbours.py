@@ -54,7 +54,9 @@ def test_fakes_of_one_mode_are_precise_and_miss_the_rest() -> None:
 def test_copies_of_few_pictures_recall_only_these(dim: int) -> None:
     # Far from the origin, where lengths and products round differently.
     real = _normal(0, 100, dim) + 100.0
-    assert precision_recall(real, np.repeat(real[:4], 25, axis=0)) == (1.0, 0.04)
+    copies = np.repeat(real[:4], 25, axis=0)
+    assert not radii(copies, 3).any()
+    assert precision_recall(real, copies) == (1.0, 0.04)
 
 
 def test_distant_fakes_buy_recall_but_no_coverage() -> None:
