@@ -31,7 +31,13 @@ def cluster(config: EvalConfig) -> Iterator[None]:
         yield
         return
     address = config.ray_address or os.environ.get("RAY_ADDRESS")
-    local: dict[str, Any] = {"num_cpus": config.workers, "include_dashboard": False, "log_to_driver": False}
+    # Not no address at all: Ray would join whatever cluster was last started on this machine, be it gone or not.
+    local: dict[str, Any] = {
+        "address": "local",
+        "num_cpus": config.workers,
+        "include_dashboard": False,
+        "log_to_driver": False,
+    }
     with without_native_lines():
         ray.init(**({"address": address} if address else local), logging_level=logging.WARNING)
     try:

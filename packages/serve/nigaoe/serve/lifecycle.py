@@ -89,6 +89,8 @@ def _connect(config: ServeConfig) -> None:
             os.environ.setdefault(f"RAY_SERVE_{who}_AUTOSCALING_METRIC_PUSH_INTERVAL_S", _REPORT_S)
         wanted = config.num_cpus * config.autoscaling.max_replicas + INGRESS_CPUS * 2 * config.ingresses
         ray.init(
+            # Said, or Ray joins whatever cluster was last started on this machine, be it gone or not.
+            address="local",
             # A laptop may run more replicas than it has cores.
             num_cpus=max(2, os.cpu_count() or 2, math.ceil(wanted)),
             include_dashboard=False,
