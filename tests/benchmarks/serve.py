@@ -253,23 +253,34 @@ def open_loops(
     rows, plots = [], {}
     for share in RATES:
         found = bench.turns("mixed", Open(kind="open", rate_per_s=share * capacity), requests)
+        together = {name: [second for load in loads for second in seconds_of(load)] for name, loads in found.items()}
         for name in THEIRS:
             for figure in ("p50", "p95"):
                 is_aimed_at = figure == "p95" and share < 1 and name != "identical"
-                rows.append(
+                of_rounds = [
+                    [getattr(load.result.total.latency, figure) for load in found[side]] for side in ("ours", name)
+                ]
+                # One round has a handful of requests beyond its p95, so the aim is that of all rounds together.
+                of_all = [[float(np.percentile(together[side], int(figure[1:])))] for side in ("ours", name)]
+                rows += [
                     row(
-                        f"open at {share}x, mixed, {figure}, against {TITLES[name]}",
+                        f"open at {share}x, mixed, {figure} of {what}, against {TITLES[name]}",
                         "s",
-                        [getattr(load.result.total.latency, figure) for load in found["ours"]],
-                        [getattr(load.result.total.latency, figure) for load in found[name]],
-                        target=P95_TARGET if is_aimed_at else None,
+                        *figures,
+                        target=P95_TARGET if is_aimed_at and what == "all" else None,
                         ceiling=None,
                         is_equal=apart["mixed", name] <= EQUAL,
                     )
-                )
+                    for what, figures in (("rounds", of_rounds), ("all", of_all))
+                ]
         title = f"mixed requests by chance, {share * capacity:.2g} a second: {share}x of what the lock can do"
         plots[share] = plot({name: [load.result for load in loads] for name, loads in found.items()}, title)
     return rows, plots
+
+
+def seconds_of(load: Load) -> list[float]:
+    """Of every request."""
+    return [seconds for points in load.result.latencies.values() for _, seconds in points]
 
 
 def plot(results: dict[SideName, list[LoadResult]], title: str) -> str:

@@ -38,7 +38,8 @@ def latency_plot(result: LoadResult, title: str | None = None) -> str:
         parts.append(f'<path d="{_steps(values, low, high)}" fill="none" stroke="{colour}" stroke-width="2"/>')
         legend = escape(f"{name} ({len(values)})")
         y = TOP + 16 + 16 * place
-        parts.append(f'<text x="{RIGHT}" y="{y}" text-anchor="end" fill="{colour}">{legend}</text>')
+        # On the left, where no curve has risen yet.
+        parts.append(f'<text x="{LEFT + 8}" y="{y}" fill="{colour}">{legend}</text>')
     parts.append(f'<text x="{(LEFT + RIGHT) / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle">answered within</text>')
     return "\n".join([*parts, "</svg>\n"])
 
