@@ -39,7 +39,7 @@ def test_a_face_becomes_pictures_side_by_side(server: RunningServer, face: Path,
         expect(page.locator("img[alt='']").first).to_be_visible()
         page.get_by_text("More", exact=True).click()
         page.get_by_label("Seed").fill("7")
-        page.get_by_label("Steps").fill("200")
+        page.get_by_label("Steps").fill("120")
         page.get_by_text("More", exact=True).click()
         page.get_by_text("Side by side").click()
         page.get_by_label("Compare").click()

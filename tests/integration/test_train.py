@@ -30,6 +30,7 @@ def test_two_workers_train_and_publish_an_adapter(dataset: Path, tmp_path: Path)
     load_adapter(tmp_path / "run" / "adapter.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_another_variant_trains_on_features_of_its_own(dataset: Path, tmp_path: Path) -> None:
     config = write_config(dataset, tmp_path / "run", steps=3, variant="plus-face")

@@ -111,6 +111,7 @@ def adapter_file(adapter: IPAdapter, tmp_path: Path) -> Path:
     return tmp_path / "adapter.safetensors"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_a_validation_whose_process_dies_costs_the_run_nothing_but_its_figures(
     cluster: str, config: TrainConfig, adapter_file: Path
