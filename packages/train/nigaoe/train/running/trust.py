@@ -12,8 +12,9 @@ from nigaoe.train.running.objective import AdapterObjective
 from nigaoe.train.samples.batches import Batch
 from nigaoe.train.samples.draws import Draws
 
-MOST_APART = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
-"""Distance of two gradients of a tensor over the length of the plain one; in half precision a compiler rounds less."""
+MOST_APART = {torch.float32: 1e-3, torch.bfloat16: 0.75, torch.float16: 0.75}
+"""Distance of two gradients of a tensor over the length of the plain one. Half precision alone puts single tensors of
+the toy base 25 % off float32, so there only what is lost, or unrelated, is found: 1 or more."""
 
 
 class CompilerIsWrong(NigaoeError):
