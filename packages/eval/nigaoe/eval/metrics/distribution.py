@@ -83,11 +83,18 @@ class DistributionMetric(Metric, Generic[P]):
         super().__init__(**kwargs)
         self.space = space
         self.extractor = extractor
+        for side in SIDES:
+            self.add_state(f"{side}_ids", [], dist_reduce_fx="cat")
+            self._declare(side)
 
     @property
     @abstractmethod
     def name(self) -> str:
         """Its name in a report, which tells the extractor."""
+
+    @abstractmethod
+    def _declare(self, side: Side) -> None:
+        """Name the states of a side, ids apart, to torchmetrics."""
 
     @abstractmethod
     def _add(self, side: Side, samples: Samples) -> None:
@@ -172,17 +179,8 @@ class DistributionMetric(Metric, Generic[P]):
 class SampleMetric(DistributionMetric[Samples]):
     """A metric that needs all features: 4 N D bytes a side, so some 400 MB for 50,000 pictures of 2,048 features."""
 
-    def __init__(
-        self,
-        space: FeatureSpace,
-        extractor: Callable[[Any], Tensor | Float[np.ndarray, "N D"]] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """See `DistributionMetric`."""
-        super().__init__(space, extractor, **kwargs)
-        for side in SIDES:
-            self.add_state(f"{side}_ids", [], dist_reduce_fx="cat")
-            self.add_state(f"{side}_features", [], dist_reduce_fx="cat")
+    def _declare(self, side: Side) -> None:
+        self.add_state(f"{side}_features", [], dist_reduce_fx="cat")
 
     def _add(self, side: Side, samples: Samples) -> None:
         getattr(self, f"{side}_ids").append(torch.tensor(samples.ids, device=self.device))

@@ -6,9 +6,7 @@ compare only figures of the same n. The mean of shards' distances is not that of
 N samples, D features, R rank.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +18,6 @@ from nigaoe.eval.metrics.counted import CountedMoments
 from nigaoe.eval.metrics.distribution import SIDES, DistributionMetric, Side
 from nigaoe.eval.metrics.moments import Moments, merged
 from nigaoe.eval.metrics.samples import UNNAMED, Samples
-from nigaoe.eval.metrics.space import FeatureSpace
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,19 +76,6 @@ class FrechetDistance(DistributionMetric[CountedMoments]):
     higher_is_better = False
     plot_lower_bound = 0.0
 
-    def __init__(
-        self,
-        space: FeatureSpace,
-        extractor: Callable[[Any], Tensor | Float[np.ndarray, "N D"]] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """See `DistributionMetric`."""
-        super().__init__(space, extractor, **kwargs)
-        for side in SIDES:
-            nothing = torch.tensor(_stack(Moments.empty(space.dim)))
-            self.add_state(f"{side}_ids", [], dist_reduce_fx="cat")
-            self.add_state(f"{side}_moments", nothing, dist_reduce_fx=_merge_stacked)
-
     @property
     def name(self) -> str:
         """`fid`, or `fd_<extractor>` on other features than FID's."""
@@ -123,6 +107,10 @@ class FrechetDistance(DistributionMetric[CountedMoments]):
         if min(real.n, fake.n) < 2:
             raise DataError(f"{self.name} needs 2 or more samples a side, there are {real.n} real and {fake.n} fake")
         return real, fake
+
+    def _declare(self, side: Side) -> None:
+        nothing = torch.tensor(_stack(Moments.empty(self.space.dim)))
+        self.add_state(f"{side}_moments", nothing, dist_reduce_fx=_merge_stacked)
 
     def _add(self, side: Side, samples: Samples) -> None:
         held = self._held(side)
