@@ -6,11 +6,12 @@ from ray.serve.schema import ServeDeploySchema
 
 from nigaoe.core.errors import ConfigError
 from nigaoe.serve.app import build
-from nigaoe.serve.config import ServeConfig
+from nigaoe.serve.config import Limits, ServeConfig
 from nigaoe.serve.deploy_file import IMPORT_PATH, deployable, read_serve_config
 from nigaoe.serve.deployments.changes import AT_THE_INGRESS, changed
 from nigaoe.serve.playground import config as playground
 from nigaoe.serve.playground.app import build as build_page
+from nigaoe.serve.playground.config import PlaygroundConfig
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = sorted(ROOT.glob("configs/*/serve.yaml"))
@@ -34,6 +35,13 @@ def test_a_shipped_file_is_taken_by_both(path: Path) -> None:
     assert {item.name for item in application.deployments} <= {"engine", "ingress"}
     for item in application.deployments:
         assert set(item.user_config or {}) <= set(ServeConfig.model_fields)
+
+
+def test_the_page_asks_for_no_more_previews_than_the_server_gives() -> None:
+    config = ServeConfig(bases=["toy/anime"], limits=Limits(partial_images=1))
+    _, page = deployable(config)["applications"]
+    assert PlaygroundConfig.model_validate(page["args"]).previews == 1
+    assert PlaygroundConfig.of(ServeConfig(bases=["toy/anime"], limits=Limits(partial_images=9)), 1).previews == 3
 
 
 @pytest.mark.parametrize("with_page", [False, True])

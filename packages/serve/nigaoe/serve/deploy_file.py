@@ -37,13 +37,14 @@ def deployable(config: ServeConfig) -> dict[str, Any]:
     args = config.model_dump(mode="json", exclude_defaults=True, exclude={"host", "port", "ray_address"})
     applications = [{"name": "nigaoe", "route_prefix": "/", "import_path": IMPORT_PATH, "args": args}]
     if config.playground:
+        page = playground.PlaygroundConfig.of(config, config.port)
         applications.append(
             {
                 "name": playground.APP_NAME,
                 "route_prefix": playground.ROUTE_PREFIX,
                 "import_path": playground.IMPORT_PATH,
                 # Wherever a process runs, a proxy of Ray Serve does.
-                "args": {"url": config.local_url(config.port)},
+                "args": {"url": page.url} | page.model_dump(exclude_defaults=True),
             }
         )
     return {

@@ -111,7 +111,7 @@ def _application(config: ServeConfig, port: int) -> Iterator[str]:
     url = config.local_url(port)
     targets = [serve.RunTarget(build(_absolute(config)), APP_NAME, "/", quiet)]
     if config.playground:
-        application = page.build(playground.PlaygroundConfig(url=url))
+        application = page.build(playground.PlaygroundConfig.of(config, port))
         targets.append(serve.RunTarget(application, playground.APP_NAME, playground.ROUTE_PREFIX, quiet))
     names = [target.name for target in targets]
     try:

@@ -25,6 +25,7 @@ from nigaoe.serve.playground.settings import Settings
 from nigaoe.serve.playground.snippets import curl, python
 
 KEY = "ngo_secret"
+PREVIEWS = 3
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def boards(url: str, folder: Path, *settings: Settings) -> list[tuple[str, list[
 
     async def all_of() -> list[tuple[str, list[str], Board]]:
         found = []
-        async with aclosing(draw_together(Server(url), [("", one) for one in settings], folder)) as seen:
+        async with aclosing(draw_together(Server(url), [("", one) for one in settings], folder, PREVIEWS)) as seen:
             async for board in seen:
                 found.append((board.said(), [Path(path).name for path, _ in board.pictures], board))
         return found
@@ -108,7 +109,7 @@ def test_who_closes_hangs_up_on_all(tmp_path: Path) -> None:
 
     async def leave(url: str) -> None:
         settings = [("", Settings("p", seed=seed, steps=100)) for seed in (1, 2)]
-        async with aclosing(draw_together(Server(url), settings, tmp_path)) as seen:
+        async with aclosing(draw_together(Server(url), settings, tmp_path, PREVIEWS)) as seen:
             async for _ in seen:
                 if painter.steps > 4:
                     break

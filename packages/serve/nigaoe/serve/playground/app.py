@@ -13,7 +13,7 @@ from nigaoe.serve.playground.config import PlaygroundConfig
 MOST_UPLOADED = "20mb"
 
 
-def playground_app(url: str) -> FastAPI:
+def playground_app(config: PlaygroundConfig) -> FastAPI:
     """The page as an ASGI application."""
     # Here: Gradio takes seconds to import.
     import gradio as gr
@@ -22,7 +22,7 @@ def playground_app(url: str) -> FastAPI:
 
     mounted: FastAPI = gr.mount_gradio_app(
         FastAPI(title="nigaoe playground", openapi_url=None),
-        page(url),
+        page(config.url, config.previews),
         path="/",
         theme=theme(),
         css=CSS,
@@ -39,7 +39,7 @@ class Playground:
     """The process of the page."""
 
     def __init__(self, config: PlaygroundConfig) -> None:
-        self._app = playground_app(config.url)
+        self._app = playground_app(config)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._app

@@ -16,8 +16,6 @@ from nigaoe.core.errors import NigaoeError
 from nigaoe.serve.playground.calling import Server
 from nigaoe.serve.playground.settings import Settings
 
-PREVIEWS = 3
-"""Of each picture; what a server allows by default."""
 EACH_S = 0.2
 """Seconds between two looks at least: a browser that is told of every step has no time to show one."""
 
@@ -44,7 +42,8 @@ class Board:
     drawings: list[Drawing]
     archive: Path | None = None
     """All pictures and their parameters, once they are done."""
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set whenever there is something new to see."""
 
     @property
     def pictures(self) -> list[tuple[str, str]]:
@@ -75,7 +74,9 @@ class Board:
         return f"{count} {'picture' if count == 1 else 'pictures'} in {seconds:.1f} s."
 
 
-async def draw_together(server: Server, asked: Sequence[tuple[str, Settings]], folder: Path) -> AsyncGenerator[Board]:
+async def draw_together(
+    server: Server, asked: Sequence[tuple[str, Settings]], folder: Path, previews: int
+) -> AsyncGenerator[Board]:
     """Ask for all at once and look again and again; whoever closes this hangs up on all of them.
 
     `folder`: where pictures are put; it must stay as long as somebody looks.
@@ -84,7 +85,7 @@ async def draw_together(server: Server, asked: Sequence[tuple[str, Settings]], f
     Image.new("L", (64, 64), 200).save(grey)
     board = Board([Drawing(label, settings, [grey] * settings.n) for label, settings in asked])
     tasks = [
-        asyncio.create_task(_follow(server, drawing, folder, number, board._changed))
+        asyncio.create_task(_follow(server, drawing, folder, number, previews, board.changed))
         for number, drawing in enumerate(board.drawings)
     ]
     whole = asyncio.gather(*tasks)
@@ -92,11 +93,11 @@ async def draw_together(server: Server, asked: Sequence[tuple[str, Settings]], f
         while not whole.done():
             yield board
             await asyncio.sleep(EACH_S)
-            changed = asyncio.create_task(board._changed.wait())
+            changed = asyncio.create_task(board.changed.wait())
             waited: set[asyncio.Future[Any]] = {changed, whole}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
-            board._changed.clear()
+            board.changed.clear()
         whole.result()
         board.archive = _archived(board, folder)
         yield board
@@ -105,9 +106,11 @@ async def draw_together(server: Server, asked: Sequence[tuple[str, Settings]], f
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _follow(server: Server, drawing: Drawing, folder: Path, number: int, changed: asyncio.Event) -> None:
+async def _follow(
+    server: Server, drawing: Drawing, folder: Path, number: int, previews: int, changed: asyncio.Event
+) -> None:
     try:
-        async with aclosing(server.draw(drawing.settings.body(), PREVIEWS)) as events:
+        async with aclosing(server.draw(drawing.settings.body(), previews)) as events:
             async for event in events:
                 match event["type"]:
                     case "progress":

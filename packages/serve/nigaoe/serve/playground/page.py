@@ -23,6 +23,8 @@ KEPT_S = 24 * 3600
 """Seconds that files of a page are kept; they are looked at as often."""
 SUGGESTED = {"scale": ["0.4", "0.7", "1.0"], "steps": ["10", "20", "30"], "guidance": ["1", "4", "7"]}
 THEIRS = "as the server has it"
+MOST_PICTURES = 16
+"""Of one request: a place is kept for each before the server is asked."""
 COLUMNS = 4
 """Of pictures side by side, at most."""
 Shown = list[tuple[str, str]]
@@ -64,8 +66,8 @@ class Results(NamedTuple):
     earlier: gr.Gallery
 
 
-def page(url: str) -> gr.Blocks:
-    """The page for a server at an address that this process reaches."""
+def page(url: str, previews: int) -> gr.Blocks:
+    """The page for a server at an address that this process reaches, with so many previews of each picture."""
     blocks: gr.Blocks = gr.Blocks(title="nigaoe", analytics_enabled=False, delete_cache=(KEPT_S, KEPT_S))
     with blocks:
         offers = gr.State(Offers((), {}))
@@ -103,7 +105,7 @@ def page(url: str) -> gr.Blocks:
             }
             # Gradio has copied what it shows when this goes on after a yield.
             with tempfile.TemporaryDirectory(prefix="nigaoe-") as folder:
-                async with aclosing(draw_together(Server(url, key), asked, Path(folder))) as boards:
+                async with aclosing(draw_together(Server(url, key), asked, Path(folder), previews)) as boards:
                     async for board in boards:
                         pictures = board.pictures
                         columns = max(1, min(COLUMNS, len(pictures)))
@@ -156,7 +158,7 @@ def _form() -> Form:
             guidance = gr.Textbox(label="Guidance", placeholder=THEIRS, min_width=120)
         with gr.Row():
             seed = gr.Textbox(label="Seed", placeholder="another each time", min_width=120)
-            count = gr.Number(1, label="Pictures", precision=0, minimum=1, min_width=120)
+            count = gr.Number(1, label="Pictures", precision=0, minimum=1, maximum=MOST_PICTURES, min_width=120)
         with gr.Row():
             sampler = gr.Dropdown([(THEIRS, ""), *SAMPLERS], value="", label="Sampler", min_width=120)
             size = gr.Textbox(label="Size", placeholder="as the base has it", min_width=120)
