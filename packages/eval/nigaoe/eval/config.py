@@ -58,10 +58,51 @@ class SamplingConfig(Config):
     steps: int = Field(default=20, ge=1)
     guidance_scale: float = 3.0
     adapter_scale: float = Field(default=1.0, ge=0.0)
+    scales: list[Annotated[float, Field(ge=0.0)]] = []
+    """Further scales, for the curve of likeness against obedience; each adapter is drawn at each of them, too."""
     negative_prompt: str = ""
     precision: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     max_rows: int = Field(default=16, ge=1)
     """Pictures per UNet call."""
+
+
+class MetricsConfig(Config):
+    """What looks at the pictures, besides the protocol's own CLIP and, in the toy world, its judge."""
+
+    features: list[str] = []
+    """Further networks under the distances of distributions: `efficientnet_lite0`, `inception:FILE`, `clip:NAME`, ..."""
+    dino: str | None = None
+    """Hub id or folder of a DINO or DINOv2: DINO-I."""
+    face_encoder: str | None = None
+    """`dlib`, `insightface`, `insightface:ROOT` or `onnx:FILE`: identity by recognition."""
+    lpips: Path | None = None
+    """torchvision's `vgg16-397923af.pth`: LPIPS of reconstructions."""
+    keep_features: int = Field(default=20_000, ge=0)
+    """Samples of a cell whose features are kept for KID, precision and the like; beyond, moments will do."""
+
+
+class FolderTarget(Config):
+    """Pictures that somebody else has made, `<sample>.png`; `nigaoe eval export CONFIG` says of what."""
+
+    pictures: Path
+    like: str
+    """The cell whose samples they are of, such as `anime-adapter`."""
+
+
+class ServerTarget(Config):
+    """A running server with OpenAI's `/v1/images/edits`, nigaoe's or another's."""
+
+    url: str = Field(pattern="^https?://")
+    like: str
+    """The cell whose samples it is asked for."""
+    fields: dict[str, str | int | float] = {}
+    """Sent with every order beside `image`, `prompt` and `seed`: `model`, `base`, `adapter`, `scale`, `size`, ..."""
+    api_key_env: str = "NIGAOE_API_KEY"
+    """Environment variable with the key, where the server wants one."""
+    in_flight: int = Field(default=8, ge=1)
+    """Orders at a time, per worker."""
+    timeout_s: float = Field(default=300.0, gt=0)
+    tries: int = Field(default=5, ge=1)
 
 
 class ThresholdConfig(Config):
@@ -78,16 +119,31 @@ class EvalConfig(Config):
 
     title: str = "Evaluation"
     out: Path
-    """Receives report.json, report.html, grid.png, samples.csv and shards/."""
+    """Receives report.json, report.html, grid.png, samples.csv, manifest.json and shards/."""
     protocol: ProtocolConfig
     adapters: dict[Slug, str] = {}
     """Name in the report to a file, a folder with adapter.safetensors, or `toy/adapter`; the first is under test."""
+    folders: dict[Slug, FolderTarget] = {}
+    """Name in the report to pictures made elsewhere."""
+    servers: dict[Slug, ServerTarget] = {}
+    """Name in the report to a server that is to draw."""
+    trained_on: dict[Slug, Path] = {}
+    """Adapter to the `trained_on.bin` of its run, where that does not lie beside it."""
+    metrics: MetricsConfig = MetricsConfig()
     sampling: SamplingConfig = SamplingConfig()
     seed: int = 0
     shard_size: int = Field(default=16, ge=1)
     """Pictures per shard: the unit of work, of resuming and of batching. Never depends on the number of workers."""
     pictures: int = Field(default=8, ge=1)
-    """Rows of the picture grid."""
+    """Rows of each picture grid."""
+    keep_images: bool = False
+    """Whether every picture is written to `images/<cell>/<sample>.png`."""
+    thumbnails: int = Field(default=2000, ge=0)
+    """Samples of a cell of which a small picture is kept, from which the best and the worst are shown."""
+    cache: Path | None = None
+    """Where features of real pictures are kept between runs; None: beside the cached adapters."""
+    wandb_project: str | None = None
+    """Logs the report and its pictures to Weights & Biases; offline unless WANDB_MODE says otherwise."""
     workers: int = Field(default=1, ge=1)
     gpus_per_worker: float = Field(default=0.0, ge=0.0)
     """0: workers run on one CPU core each."""
@@ -101,6 +157,13 @@ class EvalConfig(Config):
 
     @model_validator(mode="after")
     def _names_are_unambiguous(self) -> Self:
-        if "none" in self.adapters:
+        systems = [*self.adapters, *self.folders, *self.servers]
+        if "none" in systems:
             raise ValueError("an adapter cannot be called 'none', the name of cells without one")
+        twice = sorted({name for name in systems if systems.count(name) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]!r} names two systems; give each a name of its own")
+        strange = sorted(set(self.trained_on) - set(self.adapters))
+        if strange:
+            raise ValueError(f"trained_on names {strange[0]!r}, which is none of the adapters")
         return self
