@@ -127,8 +127,6 @@ class EvalConfig(Config):
     """Name in the report to pictures made elsewhere."""
     servers: dict[Slug, ServerTarget] = {}
     """Name in the report to a server that is to draw."""
-    trained_on: dict[Slug, Path] = {}
-    """Adapter to the `trained_on.bin` of its run, where that does not lie beside it."""
     metrics: MetricsConfig = MetricsConfig()
     sampling: SamplingConfig = SamplingConfig()
     seed: int = 0
@@ -163,7 +161,4 @@ class EvalConfig(Config):
         twice = sorted({name for name in systems if systems.count(name) > 1})
         if twice:
             raise ValueError(f"{twice[0]!r} names two systems; give each a name of its own")
-        strange = sorted(set(self.trained_on) - set(self.adapters))
-        if strange:
-            raise ValueError(f"trained_on names {strange[0]!r}, which is none of the adapters")
         return self

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -12,13 +13,18 @@ import nigaoe.core.bases
 from nigaoe.core.adapters.files import read_adapter_file
 from nigaoe.core.errors import ConfigError
 from nigaoe.core.models import locate
+from nigaoe.core.transfers import sha256_of
 from nigaoe.eval.config import EvalConfig, ToyProtocolConfig
+from nigaoe.eval.making.folder_pictures import FolderPictures
 from nigaoe.eval.protocols.make import make_protocol
-from nigaoe.eval.protocols.protocol import CellPlan, EvalProtocol
+from nigaoe.eval.protocols.protocol import REAL, CellPlan, EvalProtocol, of_other_words, strangers
 from nigaoe.eval.scoring.weights import file_fingerprint, model_fingerprint
 from nigaoe.eval.shards import ShardTask, fingerprint_of, split_cell
 
-_LIBRARIES = ("nigaoe", "torch", "diffusers", "transformers", "numpy")
+_LIBRARIES = ("nigaoe", "torch", "diffusers", "transformers", "torchmetrics", "numpy")
+_MADE_HERE = ("making", "metrics", "protocols", "scoring")
+"""Code of this package that figures depend on, beside `_FILES`."""
+_FILES = ("panel.py", "worker.py", "gallery.py")
 
 
 @dataclass(frozen=True)
@@ -28,18 +34,33 @@ class Plan:
     config: EvalConfig
     protocol: EvalProtocol
     adapters: dict[str, Path]
+    sha256: dict[str, str]
+    """Of the adapters' files."""
     tasks: list[ShardTask]
-    """Ordered by base, so that a worker seldom changes it."""
+    """Real pictures first, then ordered by base, so that a worker seldom changes it."""
+    folders: dict[str, FolderPictures]
     provenance: dict[str, str]
+    fingerprint: str
+    """Of what the checks depend on: networks, code, and the first references."""
 
     @property
     def cells(self) -> list[CellPlan]:
-        """In the order of the report; yardsticks too."""
+        """In the order of the report; real pictures too."""
         return self.protocol.cells()
 
     def tasks_of(self, cell: CellPlan) -> list[ShardTask]:
         """A cell's shards in order."""
         return [task for task in self.tasks if task.cell.name == cell.name]
+
+    def cell(self, name: str) -> CellPlan:
+        """A cell by its name."""
+        return next(cell for cell in self.cells if cell.name == name)
+
+    @property
+    def cache(self) -> Path:
+        """Where features of real pictures are kept."""
+        home = Path(os.environ.get("NIGAOE_CACHE") or "~/.cache/nigaoe").expanduser()
+        return self.config.cache or home / "evaluation"
 
 
 def make_plan(config: EvalConfig) -> Plan:
@@ -51,17 +72,48 @@ def make_plan(config: EvalConfig) -> Plan:
     adapters = {name: _adapter_path(where) for name, where in config.adapters.items()}
     protocol = make_protocol(config)
     cells = protocol.cells()
-    _require_thresholds(config, protocol, cells)
+    _require_cells(config, cells)
+    folders = {name: FolderPictures.open(target.pictures) for name, target in config.folders.items()}
     hashes = _Hashes.of(config, adapters, cells)
-    grid_rows = protocol.grid_rows(config.pictures)
     tasks = []
-    for cell in sorted(cells, key=lambda cell: cell.base or ""):
+    for cell in sorted(cells, key=lambda cell: (cell.source not in REAL, cell.base or "")):
         setting = hashes.setting(config, cell)
-        for task in split_cell(cell, config.shard_size, grid_rows):
-            rows = [*range(task.start, task.stop), task.shuffled[-1]]
-            samples = [protocol.identify(cell, row) for row in rows]
-            tasks.append(replace(task, fingerprint=fingerprint_of(task, samples, setting)))
-    return Plan(config, protocol, adapters, tasks, hashes.provenance(config, adapters))
+        # All samples at once: each is a stranger to others.
+        samples = _identified(protocol, cell, folders)
+        for task in split_cell(cell, config.shard_size, config.metrics.keep_features, config.thumbnails):
+            told = [samples[place] for place in _places(protocol, task)]
+            tasks.append(replace(task, fingerprint=fingerprint_of(task, told, setting)))
+    references = next(task for task in tasks if task.cell.source == "references")
+    return Plan(
+        config=config,
+        protocol=protocol,
+        adapters=adapters,
+        sha256={name: sha256_of(str(path)) for name, path in adapters.items()},
+        tasks=tasks,
+        folders=folders,
+        provenance=hashes.provenance(config, adapters),
+        fingerprint=hashlib.sha256(f"{references.fingerprint} {hashes.networks}".encode()).hexdigest()[:32],
+    )
+
+
+def _identified(protocol: EvalProtocol, cell: CellPlan, folders: dict[str, FolderPictures]) -> list[str]:
+    """What each sample is made from."""
+    told = [protocol.identify(cell, place) for place in range(cell.n)]
+    if cell.source != "folder" or cell.target is None:
+        return told
+    folder = folders[cell.target]
+    ids = [protocol.sample_id(cell, place) for place in range(cell.n)]
+    return [f"{what} {folder.fingerprint(name)}" for what, name in zip(told, ids, strict=True)]
+
+
+def _places(protocol: EvalProtocol, task: ShardTask) -> list[int]:
+    """Samples that a shard's figures depend on, those of wrong pairs after its own."""
+    own = list(range(task.start, task.stop))
+    if task.cell.source in REAL:
+        return own
+    others = {place for i in own for place in strangers(protocol, task.cell, i)}
+    others |= {place for i in own for place in of_other_words(protocol, task.cell, i)}
+    return [*own, *sorted(others - set(own))]
 
 
 @dataclass(frozen=True)
@@ -70,7 +122,8 @@ class _Hashes:
     adapters: dict[str, str]
     image_encoder: str | None
     clip: str
-    judge: str | None
+    networks: dict[str, str]
+    """Every network of the panel by what the config calls it."""
     code: str
 
     @classmethod
@@ -81,17 +134,23 @@ class _Hashes:
             adapters={name: file_fingerprint(path) for name, path in adapters.items()},
             image_encoder=model_fingerprint(protocol.image_encoder, "image encoder") if adapters else None,
             clip=model_fingerprint(protocol.clip, "scoring CLIP"),
-            judge=model_fingerprint("toy/judge", "judge") if isinstance(protocol, ToyProtocolConfig) else None,
+            networks=_networks(config),
             code=_code_fingerprint(),
         )
 
     def setting(self, config: EvalConfig, cell: CellPlan) -> dict[str, Any]:
         """What a cell's pictures and scores depend on, and nothing else: another adapter leaves the ceilings valid."""
-        said: dict[str, Any] = {"clip": self.clip, "judge": self.judge, "code": self.code, "torch": version("torch")}
+        said: dict[str, Any] = {"networks": self.networks, "code": self.code, "torch": version("torch")}
         if cell.base is not None:
             said |= {"base": self.bases[cell.base], "precision": config.sampling.precision}
         if cell.source == "generation":
-            said |= {"sampling": config.sampling.model_dump(), "seed": config.seed}
+            said["sampling"] = config.sampling.model_dump(exclude={"adapter_scale", "scales"})
+        if cell.source in ("generation", "server"):
+            said["seed"] = config.seed
+        if cell.source == "server" and cell.target is not None:
+            said["server"] = config.servers[cell.target].model_dump(include={"url", "fields"})
+        if cell.source not in REAL:
+            said["keep_images"] = config.keep_images
         if cell.adapter is not None:
             said |= {"adapter": self.adapters[cell.adapter], "image_encoder": self.image_encoder}
         return said
@@ -102,18 +161,34 @@ class _Hashes:
         for name, path in adapters.items():
             said[f"adapter {name}"] = f"{config.adapters[name]} {self.adapters[name]}"
             said |= {f"adapter {name}: {key}": value for key, value in _metadata(path).items()}
+        said |= {f"folder {name}": str(target.pictures) for name, target in config.folders.items()}
+        said |= {f"server {name}": f"{target.url} {target.fields}" for name, target in config.servers.items()}
         if self.image_encoder is not None:
             said["image encoder"] = f"{config.protocol.image_encoder} {self.image_encoder}"
-        said["scoring CLIP"] = f"{config.protocol.clip} {self.clip}"
-        if self.judge is not None:
-            said["judge"] = f"toy/judge {self.judge}"
+        said |= {f"network {name}": value for name, value in self.networks.items()}
         said["config"] = _config_fingerprint(config)
+        said["code of the figures"] = self.code
         return said | {library: version(library) for library in _LIBRARIES}
+
+
+def _networks(config: EvalConfig) -> dict[str, str]:
+    asked, protocol = config.metrics, config.protocol
+    said = {f"scoring CLIP {protocol.clip}": model_fingerprint(protocol.clip, "scoring CLIP")}
+    if isinstance(protocol, ToyProtocolConfig):
+        said["judge toy/judge"] = model_fingerprint("toy/judge", "judge")
+    if asked.dino:
+        said[f"vision transformer {asked.dino}"] = model_fingerprint(asked.dino, "vision transformer")
+    said |= {f"features {name}": network_fingerprint(name) for name in asked.features}
+    if asked.face_encoder:
+        said[f"face encoder {asked.face_encoder}"] = face_fingerprint(asked.face_encoder)
+    if asked.lpips:
+        said[f"LPIPS {asked.lpips}"] = file_fingerprint(asked.lpips) if asked.lpips.is_file() else "missing"
+    return said
 
 
 def _config_fingerprint(config: EvalConfig) -> str:
     # How many hands did it, and where, is no part of what was asked.
-    hands = {"out", "workers", "gpus_per_worker", "ray_address", "start_timeout_s"}
+    hands = {"out", "cache", "workers", "gpus_per_worker", "ray_address", "start_timeout_s", "wandb_project"}
     asked = config.model_dump(mode="json", exclude=hands)
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -121,7 +196,8 @@ def _config_fingerprint(config: EvalConfig) -> str:
 def _code_fingerprint() -> str:
     core, here = Path(nigaoe.core.bases.__file__).parent, Path(__file__).parent
     paths = [p for p in core.rglob("*.py") if "build" not in p.parts and p.name not in ("cli.py", "reports.py")]
-    paths += [*(here / "scoring").glob("*.py"), *(here / "protocols").glob("*.py"), here / "worker.py"]
+    paths += [path for folder in _MADE_HERE for path in (here / folder).glob("*.py")]
+    paths += [here / name for name in _FILES]
     lines = sorted(f"{path.parent.name}/{path.name} {file_fingerprint(path)}" for path in paths)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
@@ -138,17 +214,11 @@ def _metadata(path: Path) -> dict[str, str]:
     return {key: value for key, value in sorted(metadata.items()) if key != "format"}
 
 
-def _require_thresholds(config: EvalConfig, protocol: EvalProtocol, cells: Sequence[CellPlan]) -> None:
-    reported = {cell.name: cell for cell in cells if cell.source != "yardstick"}
+def _require_cells(config: EvalConfig, cells: Sequence[CellPlan]) -> None:
+    reported = [cell.name for cell in cells]
     for threshold in config.thresholds:
         if threshold.cell not in reported:
-            known = ", ".join(reported)
             raise ConfigError(
-                f"threshold on cell {threshold.cell!r}, which this evaluation lacks; its cells are: {known}"
-            )
-        metrics = protocol.metrics(reported[threshold.cell])
-        if threshold.metric not in metrics:
-            raise ConfigError(
-                f"threshold on metric {threshold.metric!r}, which cell {threshold.cell!r} lacks; "
-                f"it has: {', '.join(metrics)}"
+                f"threshold on cell {threshold.cell!r}, which this evaluation lacks; "
+                f"its cells are: {', '.join(reported)}"
             )

@@ -1,33 +1,36 @@
-"""One worker: loads what a shard needs, makes its pictures and judges them. A result depends on its task alone."""
+"""One worker: makes a shard's pictures and shows them to the panel. A result depends on its task alone."""
 
 import io
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from PIL import Image
 
-from nigaoe.core.adapters.adapter import IPAdapter
-from nigaoe.core.adapters.files import load_adapter
-from nigaoe.core.bases import Base, load_base
 from nigaoe.core.engine.allocator import keep_freed_memory
-from nigaoe.core.engine.engine import Engine
-from nigaoe.core.engine.rows import Generation, GuidedImagePrompt
-from nigaoe.core.errors import AdapterError
-from nigaoe.core.image_encoders import ImageEncoder, load_image_encoder
-from nigaoe.core.image_prompts.features import image_features, require_encoder
-from nigaoe.core.image_prompts.prompt import guided_image_prompts
-from nigaoe.core.pixels import centre_crop, to_tensor
-from nigaoe.eval.config import EvalConfig, ToyProtocolConfig
-from nigaoe.eval.metrics.moments import Moments
+from nigaoe.core.errors import ImageError
+from nigaoe.core.reports import Check
+from nigaoe.eval.checks import check_panel
+from nigaoe.eval.config import EvalConfig
+from nigaoe.eval.gallery import thumbnail
+from nigaoe.eval.making.engine_pictures import EnginePictures
+from nigaoe.eval.making.folder_pictures import FolderPictures
+from nigaoe.eval.making.server_pictures import ServerPictures
+from nigaoe.eval.metrics.space import FeatureSpace, space_of
+from nigaoe.eval.panel import Batch, Columns, Known, Panel
 from nigaoe.eval.protocols.make import make_protocol
-from nigaoe.eval.protocols.protocol import CellPlan, Sample, row_seed
-from nigaoe.eval.scoring.clip import ClipScorer, cosines
-from nigaoe.eval.scoring.features import FeatureExtractor
-from nigaoe.eval.scoring.judge import JudgeScorer, judge_columns
-from nigaoe.eval.shards import ShardResult, ShardTask
+from nigaoe.eval.protocols.protocol import DRAWN, REAL, CellPlan, Sample, of_other_words, row_seed, strangers
+from nigaoe.eval.scoring.remembering import digests
+from nigaoe.eval.shards import ShardResult, ShardTask, smaller
+from nigaoe.eval.tables import SampleTable
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,118 +44,178 @@ class WorkerSpec:
     device: str
 
 
+@dataclass(frozen=True)
+class Findings:
+    """What is known of the networks before the first picture."""
+
+    checks: list[Check]
+    settings: dict[str, str]
+    """Name and hash of what each figure per sample is seen through."""
+    spaces: list[FeatureSpace]
+    """Under the distances of distributions."""
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A shard's pictures, and the samples that have none."""
+
+    samples: list[Sample]
+    pictures: list[Image.Image]
+    failed: dict[str, str]
+
+
 class ShardWorker:
     """Evaluates shards, one after the other. Runs as a Ray actor, and as well without Ray."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        """Loads the judges; bases and adapters come with the first shard that needs them."""
+        """Networks are loaded when they are first needed: what is wrong with them is then said as a call's failure."""
         # One thread: sums of floats are then in the same order on every machine of a kind.
         torch.set_num_threads(1)
         if spec.folder.is_dir():
             # A cluster's workers may start elsewhere. Where the folder does not exist, relative paths would not either.
             os.chdir(spec.folder)
-        self.spec, self.config = spec, spec.config
-        self.protocol = make_protocol(spec.config)
         if spec.device == "cpu":
             keep_freed_memory()
-        self.clip = ClipScorer.load(spec.config.protocol.clip, spec.device)
-        self.judge = JudgeScorer.load() if isinstance(spec.config.protocol, ToyProtocolConfig) else None
-        self.extractor: FeatureExtractor = self.clip if self.judge is None else self.judge
-        self._engine: Engine | None = None
-        self._encoder: ImageEncoder | None = None
-        self._adapters: dict[str, IPAdapter] = {}
+        self.config, self.device = spec.config, spec.device
+        self.protocol = make_protocol(spec.config)
+        self.engine = EnginePictures(spec.config, spec.adapters, spec.device)
+        self._folders: dict[str, FolderPictures] = {}
+        self._servers: dict[str, ServerPictures] = {}
+
+    @cached_property
+    def panel(self) -> Panel:
+        """All networks that look at pictures."""
+        return Panel.load(self.config, self.device)
 
     def ready(self) -> bool:
         """Tell that the worker has started."""
         return True
 
-    def evaluate(self, task: ShardTask) -> ShardResult:
-        """Make a shard's pictures and score them."""
-        samples = [self.protocol.sample(task.cell, index) for index in range(task.start, task.stop)]
-        pictures = self._pictures(task, samples)
-        moments = Moments.of(self.extractor.features(pictures))
-        columns = {} if task.cell.source == "yardstick" else self._columns(task, samples, pictures)
-        kept = {}
-        for index in task.pictures:
-            kept[f"{index}"] = _png(pictures[index - task.start])
-            kept[f"{index}-reference"] = _png(samples[index - task.start].reference)
-        return ShardResult(task.id, task.fingerprint, [s.group for s in samples], columns, moments, kept)
+    def check(self) -> Findings:
+        """Look whether the panel can be believed, on real pictures of this run."""
+        spaces = [space_of(one.extractor) for one in self.panel.spaces]
+        return Findings(check_panel(self.panel, self.protocol), self.panel.settings(), spaces)
 
-    def _columns(self, task: ShardTask, samples: list[Sample], pictures: list[Image.Image]) -> dict[str, list[float]]:
-        seen = self.clip.features(pictures)
-        references = self.clip.features([sample.reference for sample in samples])
-        # All but the last wrong reference are in this shard already.
-        beyond = self.protocol.sample(task.cell, task.shuffled[-1]).reference
-        wrong = np.concatenate([references[1:], self.clip.features([beyond])])
-        columns = {
-            "clip_t": cosines(seen, self.clip.text_features([sample.prompt for sample in samples])).tolist(),
-            "clip_i": cosines(seen, references).tolist(),
-            "clip_i_shuffled": cosines(seen, wrong).tolist(),
-        }
-        if self.judge is not None:
-            identities = [sample.identity for sample in samples if sample.identity is not None]
-            backgrounds = [sample.background for sample in samples if sample.background is not None]
-            columns |= judge_columns(self.judge.answers(pictures), identities, backgrounds)
+    def evaluate(self, task: ShardTask, known: Known | None = None) -> ShardResult:
+        """Make a shard's pictures and score them; `known`: what was seen of their references."""
+        cell = task.cell
+        self.panel.know(known)
+        by_place = {place: self.protocol.sample(cell, place) for place in range(task.start, task.stop)}
+        samples = list(by_place.values())
+        made = self._make(task, samples)
+        ids = [sample.id for sample in made.samples]
+        is_real = cell.source in REAL
+        columns = _sizes(made.pictures)
+        if made.samples and not is_real:
+            columns |= self._columns(task, made, by_place)
+        seen = self.panel.samples(made.pictures, ids) if made.samples else {}
+        shown = {sample.id for sample in samples[: task.thumbnails]}
+        pairs = list(zip(ids, made.pictures, strict=True))
+        return ShardResult(
+            id=task.id,
+            fingerprint=task.fingerprint,
+            table=_whole_table(samples, ids, columns, made.failed),
+            statistics={name: smaller(one, task.keeps_features) for name, one in seen.items()},
+            embeddings=self.panel.embeddings(made.pictures) if cell.source == "references" else {},
+            keys=digests(made.pictures),
+            thumbnails={name: thumbnail(picture) for name, picture in pairs if name in shown},
+            images={name: _png(picture) for name, picture in pairs} if self.config.keep_images and not is_real else {},
+        )
+
+    def _columns(self, task: ShardTask, made: Made, samples: dict[int, Sample]) -> Columns:
+        cell, batch = task.cell, self._batch(task, made, samples)
+        columns = self.panel.columns(batch)
+        if cell.source in DRAWN:
+            columns["is_reference"] = _are_same(made.pictures, batch.references)
+        if cell.source == "reconstruction":
+            originals = [sample.picture for sample in made.samples if sample.picture is not None]
+            columns |= self.panel.structure(batch, self.engine.cropped(cell, originals))
         return columns
 
-    def _pictures(self, task: ShardTask, samples: list[Sample]) -> list[Image.Image]:
-        if task.cell.source == "generation":
-            return self._generate(task, samples)
-        given = [sample.picture for sample in samples if sample.picture is not None]
-        return given if task.cell.source != "reconstruction" else self._reconstruct(task.cell, given)
+    def _batch(self, task: ShardTask, made: Made, samples: dict[int, Sample]) -> Batch:
+        """The pictures, with the references of strangers and prompts of other words."""
+        cell, protocol = task.cell, self.protocol
+        kept = {sample.id: sample for sample in made.samples}
+        places = [place for place, sample in samples.items() if sample.id in kept]
+        strange = [strangers(protocol, cell, place) for place in places]
+        for place in {place for row in strange for place in row} - set(samples):
+            samples[place] = protocol.sample(cell, place)
+        worded = [of_other_words(protocol, cell, place) for place in places]
+        return Batch(
+            samples=made.samples,
+            pictures=made.pictures,
+            strangers=_rounds(strange, lambda place: samples[place].reference),
+            other_prompts=_rounds(worded, lambda place: protocol.prompt(cell, place)),
+        )
 
-    def _reconstruct(self, cell: CellPlan, pictures: list[Image.Image]) -> list[Image.Image]:
-        base = self._engine_of(cell).base
-        pixels = torch.stack([to_tensor(centre_crop(picture, base.default_size_px)) for picture in pictures])
-        mean, _ = base.encode_images(pixels)
-        decoded = base.decode(base.scale_latents(mean))
-        return [Image.fromarray(picture.numpy()) for picture in decoded]
+    def _make(self, task: ShardTask, samples: list[Sample]) -> Made:
+        cell = task.cell
+        seeds = [row_seed(self.config.seed, index) for index in range(task.start, task.stop)]
+        match cell.source:
+            case "generation":
+                return Made(samples, self.engine.draw(cell, samples, seeds), {})
+            case "folder":
+                return self._read(cell, samples)
+            case "server":
+                assert cell.target is not None
+                target = self.config.servers[cell.target]
+                server = self._servers.setdefault(cell.target, ServerPictures(target))
+                return _sorted_out(samples, server.draw(samples, seeds))
+            case _:
+                given = [sample.picture for sample in samples if sample.picture is not None]
+                is_through = cell.source == "reconstruction"
+                return Made(samples, self.engine.reconstruct(cell, given) if is_through else given, {})
 
-    def _generate(self, task: ShardTask, samples: list[Sample]) -> list[Image.Image]:
-        setting = self.config.sampling
-        prompts = self._image_prompts(task.cell, [sample.reference for sample in samples])
-        generations = [
-            Generation(
-                prompt=sample.prompt,
-                negative_prompt=setting.negative_prompt,
-                image_prompts=image_prompts,
-                seed=row_seed(self.config.seed, task.start + i),
-                steps=setting.steps,
-                guidance_scale=setting.guidance_scale,
-            )
-            for i, (sample, image_prompts) in enumerate(zip(samples, prompts, strict=True))
-        ]
-        return self._engine_of(task.cell).generate(generations)
-
-    def _image_prompts(self, cell: CellPlan, references: list[Image.Image]) -> list[tuple[GuidedImagePrompt, ...]]:
-        if cell.adapter is None:
-            return [()] * len(references)
-        if self._encoder is None:
-            self._encoder = load_image_encoder(self.config.protocol.image_encoder, self.spec.device)
-        adapter = self._adapter_of(cell.adapter, self._engine_of(cell).base)
-        features = image_features(adapter, self._encoder, references)
-        return [(prompt,) for prompt in guided_image_prompts(adapter, features, self.config.sampling.adapter_scale)]
-
-    def _adapter_of(self, name: str, base: Base) -> IPAdapter:
-        if name not in self._adapters:
-            self._adapters[name] = load_adapter(self.spec.adapters[name]).to(base.device)
-        adapter = self._adapters[name]
-        adapter.require_fit(base.unet)
-        if self._encoder is not None:
+    def _read(self, cell: CellPlan, samples: list[Sample]) -> Made:
+        assert cell.target is not None
+        if cell.target not in self._folders:
+            self._folders[cell.target] = FolderPictures.open(self.config.folders[cell.target].pictures)
+        folder, found = self._folders[cell.target], list[Image.Image | str]()
+        for sample in samples:
+            folder.require_prompt(sample.id, sample.prompt)
             try:
-                require_encoder(adapter, self._encoder)
-            except AdapterError as error:
-                raise AdapterError(f"adapter {name!r} and its encoder: {error}") from None
-        return adapter
+                found.append(folder.read(sample))
+            except ImageError as error:
+                found.append(str(error))
+        is_known = all(sample.id in folder.prompts for sample in samples)
+        # Whether a picture shows what it was asked for can only be asked where somebody says what that was.
+        asked = samples if is_known else [replace(sample, prompt="") for sample in samples]
+        return _sorted_out(asked, found)
 
-    def _engine_of(self, cell: CellPlan) -> Engine:
-        assert cell.base is not None
-        if self._engine is None or self._engine.base.name != cell.base:
-            # One base at a time: shards come ordered by base, and two may not fit a GPU.
-            self._engine = None
-            setting = self.config.sampling
-            self._engine = Engine(load_base(cell.base, setting.precision, self.spec.device), setting.max_rows)
-        return self._engine
+
+def _are_same(pictures: Sequence[Image.Image], others: Sequence[Image.Image]) -> Float64[np.ndarray, " N"]:
+    return (digests(pictures) == digests(others)).all(axis=1).astype(np.float64)
+
+
+def _sizes(pictures: Sequence[Image.Image]) -> Columns:
+    sizes = np.array([picture.size for picture in pictures], np.float64).reshape(-1, 2)
+    return {"width_px": sizes[:, 0], "height_px": sizes[:, 1]}
+
+
+def _rounds(rows: Sequence[Sequence[int]], look: Callable[[int], T]) -> list[list[T | None]]:
+    """K lists of what each row's k-th place holds; None where a row is shorter."""
+    longest = max((len(row) for row in rows), default=0)
+    return [[look(row[k]) if k < len(row) else None for row in rows] for k in range(longest)]
+
+
+def _sorted_out(samples: list[Sample], found: Sequence[Image.Image | str]) -> Made:
+    pairs = list(zip(samples, found, strict=True))
+    kept = [(sample, one) for sample, one in pairs if isinstance(one, Image.Image)]
+    failed = {sample.id: one for sample, one in pairs if isinstance(one, str)}
+    return Made([sample for sample, _ in kept], [picture for _, picture in kept], failed)
+
+
+def _whole_table(samples: list[Sample], ids: list[str], columns: Columns, failed: dict[str, str]) -> SampleTable:
+    """Figures of all samples; NaN for those that failed."""
+    places = {sample.id: i for i, sample in enumerate(samples)}
+    rows = [places[name] for name in ids]
+    whole = {}
+    for name, values in columns.items():
+        whole[name] = np.full(len(samples), np.nan)
+        whole[name][rows] = values
+    return SampleTable(
+        tuple(sample.id for sample in samples), tuple(sample.group for sample in samples), whole, failed
+    )
 
 
 def _png(image: Image.Image) -> bytes:

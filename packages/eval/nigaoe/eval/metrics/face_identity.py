@@ -19,7 +19,7 @@ from nigaoe.core.errors import DataError
 from nigaoe.eval.metrics.embedding_pairs import EmbeddingPairMetric
 from nigaoe.eval.metrics.item_metric import Seen
 from nigaoe.eval.metrics.separation import auc, tpr_at_fpr
-from nigaoe.eval.scoring.faces import FaceScorer
+from nigaoe.eval.scoring.remembering import Faces
 from nigaoe.eval.scoring.features import setting_of
 from nigaoe.eval.scoring.pictures import Pictures, pictures
 
@@ -30,7 +30,7 @@ class FaceIdentity(EmbeddingPairMetric):
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
 
-    def __init__(self, scorer: FaceScorer, fpr: float = 0.01, **kwargs: Any) -> None:
+    def __init__(self, scorer: Faces, fpr: float = 0.01, **kwargs: Any) -> None:
         """`fpr`: the rate of false alarms, which needs 1 / fpr wrong pairs or more."""
         super().__init__(f"face_{scorer.name}", setting_of(scorer), **kwargs)
         self.scorer, self.fpr = scorer, fpr

@@ -1,4 +1,4 @@
-"""A folder of reference pictures times a list of prompts. Attributes are unknown, so CLIP alone judges."""
+"""A folder of reference pictures times a list of prompts, on bases and adapters of any origin."""
 
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -7,29 +7,37 @@ from PIL import Image
 
 from nigaoe.core.errors import DataError
 from nigaoe.core.images import read_image
-from nigaoe.eval.config import FolderProtocolConfig
-from nigaoe.eval.protocols.protocol import CellPlan, Column, Headline, Sample
+from nigaoe.eval.config import EvalConfig, FolderProtocolConfig
+from nigaoe.eval.protocols.protocol import DRAWN, REAL, CellPlan, Column, Headline, Sample
+from nigaoe.eval.protocols.targets import with_scales, with_targets
 from nigaoe.eval.scoring.weights import file_fingerprint
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_YARDSTICK = "references"
+_REFERENCES = "references"
 
 
 class FolderProtocol:
-    """Every base without an adapter and with each; sample i is prompt i mod P for reference i // P."""
+    """Every base without an adapter and with each; sample i is prompt i mod P for reference i // P.
 
-    def __init__(self, config: FolderProtocolConfig, adapters: list[str], seed: int) -> None:
+    Pictures of one person lie in a folder of the person's name; a picture beside such folders is somebody by itself.
+    """
+
+    def __init__(self, config: FolderProtocolConfig, run: EvalConfig) -> None:
         """Lists the folder and reads every picture once.
 
         Raises:
             DataError: The folder is missing or holds fewer than two pictures.
             ImageError: A picture cannot be read.
         """
-        self.config, self.adapters, self.seed = config, adapters, seed
+        self.config, self.run, self.adapters = config, run, list(run.adapters)
+        self.root = config.references.resolve()
         self.paths = _list_pictures(config.references)
 
     def cells(self) -> list[CellPlan]:
-        cells = [CellPlan(_YARDSTICK, "References", "yardstick", len(self.paths))]
+        cells = [CellPlan(_REFERENCES, "References", "references", len(self.paths))]
+        if self._others:
+            title, n = "Ceiling: another photo of the person", len(self._others)
+            cells.append(CellPlan("real", title, "picture", n, yardstick=_REFERENCES, references=_REFERENCES))
         for base_name, base in self.config.bases.items():
             for adapter in (None, *self.adapters):
                 words = "no adapter" if adapter is None else f"adapter {adapter!r}"
@@ -41,24 +49,70 @@ class FolderProtocol:
                         n=len(self.paths) * len(self.config.prompts),
                         base=base,
                         adapter=adapter,
+                        scale=None if adapter is None else self.run.sampling.adapter_scale,
                         prompt=self.config.prompts[0] if len(self.config.prompts) == 1 else None,
-                        yardstick=_YARDSTICK,
+                        yardstick=_REFERENCES,
+                        references=_REFERENCES,
                     )
                 )
-        return cells
+        return with_targets(with_scales(cells, self.run.sampling.scales), self.run)
 
     def sample(self, cell: CellPlan, index: int) -> Sample:
         path, prompt = self._row(cell, index)
-        image = _read(path)
-        return Sample(path.name, image, prompt, image if cell.source == "yardstick" else None)
+        image, picture = _read(path), None
+        if cell.source in REAL:
+            picture = image
+        elif cell.source == "picture":
+            picture = _read(self._others[index][1])
+        return Sample(self.sample_id(cell, index), self.group(cell, index), image, prompt, picture)
+
+    def group(self, cell: CellPlan, index: int) -> str:
+        path, _ = self._row(cell, index)
+        return self._name(path if path.parent == self.root else path.parent)
+
+    def prompt(self, cell: CellPlan, index: int) -> str:
+        return self._row(cell, index)[1]
 
     def identify(self, cell: CellPlan, index: int) -> str:
         path, prompt = self._row(cell, index)
         return f"{self._hashes[path]} {prompt}"
 
+    def reference_index(self, cell: CellPlan, index: int) -> int:
+        if cell.source == "picture":
+            return self._places[self._others[index][0]]
+        return index if cell.source in REAL else index // len(self.config.prompts)
+
+    @cached_property
+    def _places(self) -> dict[Path, int]:
+        return {path: place for place, path in enumerate(self.paths)}
+
+    @cached_property
+    def _others(self) -> list[tuple[Path, Path]]:
+        """Pictures of people who have several, each with the person's next one."""
+        people: dict[Path, list[Path]] = {}
+        for path in self.paths:
+            if path.parent != self.root:
+                people.setdefault(path.parent, []).append(path)
+        return [
+            (path, pictures[(i + 1) % len(pictures)])
+            for pictures in people.values()
+            if len(pictures) > 1
+            for i, path in enumerate(pictures)
+        ]
+
+    def sample_id(self, cell: CellPlan, index: int) -> str:
+        path, _ = self._row(cell, index)
+        name = self._name(path).replace("/", "__")
+        return f"{name}-{index % len(self.config.prompts):03d}" if cell.source in DRAWN else name
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
     def _row(self, cell: CellPlan, index: int) -> tuple[Path, str]:
-        if cell.source == "yardstick":
+        if cell.source in REAL:
             return self.paths[index], ""
+        if cell.source == "picture":
+            return self._others[index][0], ""
         prompts = self.config.prompts
         return self.paths[index // len(prompts)], prompts[index % len(prompts)]
 
@@ -66,14 +120,11 @@ class FolderProtocol:
     def _hashes(self) -> dict[Path, str]:
         return {path: file_fingerprint(path) for path in self.paths}
 
-    def metrics(self, cell: CellPlan) -> list[str]:
-        return ["clip_t", "clip_i", "clip_i_shuffled", "fd_clip"]
-
     def grid_rows(self, count: int) -> list[int]:
         return [i * len(self.config.prompts) for i in range(min(count, len(self.paths)))]
 
     def grid_columns(self) -> list[Column]:
-        drawn = [cell for cell in self.cells() if cell.source == "generation"]
+        drawn = [cell for cell in self.cells() if cell.source in DRAWN and "@" not in cell.name]
         return [Column("Reference", None), *(Column(cell.title, cell.name) for cell in drawn)][:8]
 
     def grid_caption(self) -> str:
@@ -87,8 +138,8 @@ class FolderProtocol:
         for base in self.config.bases:
             for adapter in self.adapters:
                 cell, none = f"{base}-{adapter}", f"{base}-none"
-                controls = ("without adapter", none, "clip_i"), ("wrong reference", cell, "clip_i_shuffled")
-                lines.append(Headline(f"CLIP-I, {base}, {adapter}", cell, "clip_i", controls, is_share=False))
+                unlike = (("without adapter", none, "clip_i"),)
+                lines.append(Headline(f"CLIP-I, {base}, {adapter}", cell, "clip_i", unlike, is_share=False))
                 unadapted = (("without adapter", none, "clip_t"),)
                 lines.append(Headline(f"CLIP-T, {base}, {adapter}", cell, "clip_t", unadapted, is_share=False))
         return lines
@@ -97,7 +148,9 @@ class FolderProtocol:
 def _list_pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"references folder {str(folder)!r} does not exist; give a folder of JPEG, PNG or WebP files")
-    paths = sorted(path.resolve() for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    # One folder deep: a folder is a person.
+    there = [path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix.lower() in _SUFFIXES]
+    paths = sorted(folder.resolve() / path.relative_to(folder) for path in there)
     if len(paths) < 2:
         raise DataError(f"references folder {str(folder)!r} holds {len(paths)} pictures; give 2 or more")
     for path in paths:

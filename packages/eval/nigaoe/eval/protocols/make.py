@@ -8,9 +8,8 @@ from nigaoe.eval.protocols.toy import ToyProtocol
 
 def make_protocol(config: EvalConfig) -> EvalProtocol:
     """The protocol of the config's `kind`."""
-    adapters = list(config.adapters)
     match config.protocol:
         case ToyProtocolConfig() as toy:
-            return ToyProtocol(toy, adapters, config.seed)
+            return ToyProtocol(toy, config)
         case FolderProtocolConfig() as folder:
-            return FolderProtocol(folder, adapters, config.seed)
+            return FolderProtocol(folder, config)

@@ -2,40 +2,49 @@
 
 import random
 
-from nigaoe.core.toy.people import ATTRIBUTES, MEDIUM, STYLES, Style, sample_identity_of, sample_scene
+from nigaoe.core.toy.people import MEDIUM, STYLES, Identity, Style, sample_identity_of, sample_scene
 from nigaoe.core.toy.render import render
-from nigaoe.eval.config import ToyProtocolConfig
+from nigaoe.eval.config import EvalConfig, ToyProtocolConfig
 from nigaoe.eval.protocols.protocol import CellPlan, Column, Headline, Sample
+from nigaoe.eval.protocols.targets import with_scales, with_targets
 from nigaoe.eval.scoring.judge import RED
 
 _OFF_RED = "reference not on red"
-_METRICS = ("judged_anime", "background_copied", "background_chance", "background_copy_ratio", "background_red")
-_CLIP_METRICS = ("clip_t", "clip_i", "clip_i_shuffled")
+_REFERENCES = "references"
 
 
 class ToyProtocol:
     """Ceilings without a UNet, bases without an adapter, and every adapter on both bases."""
 
-    def __init__(self, config: ToyProtocolConfig, adapters: list[str], seed: int) -> None:
-        """`adapters`: names; the first is the one under test and gives its cells plain names."""
-        self.config, self.adapters, self.seed = config, adapters, seed
+    def __init__(self, config: ToyProtocolConfig, run: EvalConfig) -> None:
+        """The first of the run's adapters is the one under test and gives its cells plain names."""
+        self.config, self.run, self.adapters, self.seed = config, run, list(run.adapters), run.seed
         self._bases: dict[Style, str] = {"photo": config.photo_base, "anime": config.anime_base}
 
     def cells(self) -> list[CellPlan]:
-        cells = [*self._yardsticks(), *self._ceilings()]
+        cells = [*self._real(), *self._ceilings()]
         for style in STYLES:
             cells.append(self._drawn(style, None))
             cells += [self._drawn(style, adapter, red=red) for red in (False, True) for adapter in self.adapters]
-        return cells
+        return with_targets(with_scales(cells, self.run.sampling.scales), self.run)
 
-    def _yardsticks(self) -> list[CellPlan]:
+    def _real(self) -> list[CellPlan]:
         n = self.config.yardstick_n
-        return [CellPlan(f"train-{s}", f"{s} pictures of training people", "yardstick", n, variant=s) for s in STYLES]
+        yardsticks = [
+            CellPlan(f"train-{s}", f"{s.capitalize()} pictures of training people", "yardstick", n, variant=s)
+            for s in STYLES
+        ]
+        return [CellPlan(_REFERENCES, "Reference photos", "references", self.config.n), *yardsticks]
 
     def _ceilings(self) -> list[CellPlan]:
         n, cells = self.config.n, []
         for style in STYLES:
-            common = {"prompt": _prompt(style), "yardstick": f"train-{style}", "variant": style}
+            common = {
+                "prompt": _prompt(style),
+                "yardstick": f"train-{style}",
+                "references": _REFERENCES,
+                "variant": style,
+            }
             title = f"another {style} of the person" if style == "photo" else "the person, drawn"
             cells.append(CellPlan(f"real-{style}", f"Ceiling: {title}", "picture", n, **common))
             name, title = f"vae-{style}", f"Ceiling: {title}, through the autoencoder"
@@ -50,8 +59,11 @@ class ToyProtocol:
             n=self.config.n,
             base=self._bases[style],
             adapter=adapter,
+            scale=None if adapter is None else self.run.sampling.adapter_scale,
             prompt=_prompt(style, red),
             yardstick=f"train-{style}",
+            # Off red, some have a reference of another scene.
+            references=None if red else _REFERENCES,
             variant=_OFF_RED if red else "",
         )
 
@@ -67,36 +79,49 @@ class ToyProtocol:
     def sample(self, cell: CellPlan, index: int) -> Sample:
         if cell.source == "yardstick":
             return self._yardstick_sample(cell, index)
-        rng = random.Random(f"eval/{self.seed}/{index}")
+        rng = self._rng(index)
         identity, scene = sample_identity_of("heldout", rng), sample_scene(rng)
         while cell.variant == _OFF_RED and scene.background == RED:
             # On red already, copying the reference would look like obeying the prompt.
             scene = sample_scene(rng)
-        picture = None
-        if cell.source != "generation":
+        picture, reference = None, render(identity, scene, "photo")
+        if cell.source == "references":
+            picture = reference
+        elif cell.source in ("picture", "reconstruction"):
             other = sample_scene(random.Random(f"eval/{self.seed}/{index}/other"))
             picture = render(identity, other, "anime" if cell.variant == "anime" else "photo")
-        group = "-".join(str(label) for label in identity.labels())
-        reference = render(identity, scene, "photo")
-        return Sample(group, reference, cell.prompt or "", picture, identity, scene.background)
+        return Sample(
+            _id(index), _group(identity), reference, cell.prompt or "", picture, identity, scene.background
+        )
+
+    def _rng(self, index: int) -> random.Random:
+        return random.Random(f"eval/{self.seed}/{index}")
 
     def _yardstick_sample(self, cell: CellPlan, index: int) -> Sample:
         rng = random.Random(f"eval/{self.seed}/yardstick/{index}")
         identity, scene = sample_identity_of("train", rng), sample_scene(rng)
         picture = render(identity, scene, "anime" if cell.variant == "anime" else "photo")
-        return Sample(f"train/{index}", picture, "", picture)
+        return Sample(_id(index), _group(identity), picture, "", picture)
+
+    def group(self, cell: CellPlan, index: int) -> str:
+        return _group(sample_identity_of("heldout", self._rng(index)))
+
+    def sample_id(self, cell: CellPlan, index: int) -> str:
+        return _id(index)
+
+    def prompt(self, cell: CellPlan, index: int) -> str:
+        return cell.prompt or ""
+
+    def reference_index(self, cell: CellPlan, index: int) -> int:
+        return index
 
     def identify(self, cell: CellPlan, index: int) -> str:
         return f"toy/{self.seed}/{index}"
 
-    def metrics(self, cell: CellPlan) -> list[str]:
-        attributes = [f"attribute.{name}" for name in (*ATTRIBUTES, "mean")]
-        return [*attributes, *_METRICS, *_CLIP_METRICS, "fd_judge"]
-
     def grid_rows(self, count: int) -> list[int]:
         rows = []
         for index in range(self.config.n):
-            rng = random.Random(f"eval/{self.seed}/{index}")
+            rng = self._rng(index)
             sample_identity_of("heldout", rng)
             if sample_scene(rng).background != RED:
                 rows.append(index)
@@ -109,7 +134,8 @@ class ToyProtocol:
         columns += [Column("Anime base, no adapter", "anime-none")]
         columns += [Column(f"Anime base, {self._words(a)}", self._name("anime", a)) for a in self.adapters]
         columns += [Column("Anime base, “on a red background”", self._name("anime", a, red=True)) for a in tested]
-        return [*columns, Column("Truth: the person, drawn", "real-anime")]
+        made = [Column(cell.title, cell.name) for cell in self.cells() if cell.target]
+        return [*columns, *made, Column("Truth: the person, drawn", "real-anime")]
 
     def grid_caption(self) -> str:
         return (
@@ -146,3 +172,11 @@ class ToyProtocol:
 
 def _prompt(style: Style, red: bool = False) -> str:
     return f"{MEDIUM[style]} a person" + (" on a red background" if red else "")
+
+
+def _id(index: int) -> str:
+    return f"{index:06d}"
+
+
+def _group(identity: Identity) -> str:
+    return "-".join(str(label) for label in identity.labels())

@@ -1,0 +1,92 @@
+"""What makes figures of a run doubtful, in sentences: the mistakes that once made a baseline look good, and their kin."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from nigaoe.core.reports import Cell, Check
+from nigaoe.eval.merging import MergedCell
+from nigaoe.eval.plan import Plan
+from nigaoe.eval.protocols.protocol import DRAWN, CellPlan
+
+_ASPECT = 0.02
+"""Difference of aspect ratios that a network's square input hides."""
+_SHRUNK = 0.5
+"""Sides of real pictures below this share of the drawn ones' are thumbnails."""
+_ALIKE = 0.99
+"""A cosine between pictures of different samples above which a network sees one picture."""
+
+
+def flags_of(
+    plan: Plan, checks: Sequence[Check], cells: Sequence[Cell], merged: Mapping[str, MergedCell]
+) -> list[str]:
+    """All sentences; none is the good case."""
+    by_name = {cell.name: cell for cell in plan.cells}
+    found = [f"The check {check.name!r} failed: {check.detail}." for check in checks if check.passed is False]
+    for cell in cells:
+        if cell.name not in by_name:
+            continue
+        asked = by_name[cell.name]
+        found += _failed(cell)
+        found += _broken(cell, asked)
+        found += _unworded(cell, asked)
+        found += _copies(cell, merged[cell.name])
+        if asked.yardstick is not None:
+            found += _shapes(cell, merged[cell.name], merged[asked.yardstick])
+    return found
+
+
+def _failed(cell: Cell) -> list[str]:
+    if not cell.failed:
+        return []
+    first = next(iter(cell.failed.items()))
+    return [f"{cell.title}: {len(cell.failed)} of {cell.n} samples have no picture, such as {first[0]!r} ({first[1]})."]
+
+
+def _broken(cell: Cell, asked: CellPlan) -> list[str]:
+    """Without an adapter a picture knows nothing of its reference, and at scale 0 neither."""
+    has_likeness = asked.source not in DRAWN or asked.target is not None or bool(asked.adapter and asked.scale)
+    return [
+        f"{cell.title}: {name} does not fall when the pairs are shuffled ({control.matched:.4f}, shuffled "
+        f"{control.shuffled:.4f}); it says nothing here."
+        for name, control in cell.controls.items()
+        if control.is_broken and (has_likeness or name == "clip_t")
+    ]
+
+
+def _unworded(cell: Cell, asked: CellPlan) -> list[str]:
+    if asked.source != "folder" or "clip_t" in cell.metrics:
+        return []
+    return [
+        f"{cell.title}: nobody says from which prompts these pictures were drawn, so CLIP-T is not given; write "
+        "metadata.jsonl with 'file_name' and 'prompt' beside them."
+    ]
+
+
+def _copies(cell: Cell, merged: MergedCell) -> list[str]:
+    keys = [key.tobytes() for key in merged.keys]
+    repeated = len(keys) - len(set(keys))
+    found = []
+    if repeated:
+        found.append(f"{cell.title}: {repeated} of {len(keys)} pictures are copies of another one.")
+    copied = merged.table.columns.get("is_reference", np.zeros(0))
+    if np.nansum(copied) > 0:
+        found.append(f"{cell.title}: {int(np.nansum(copied))} of {len(keys)} pictures are the reference itself.")
+    return found
+
+
+def _shapes(cell: Cell, drawn: MergedCell, real: MergedCell) -> list[str]:
+    if not all("width_px" in one.table.columns for one in (drawn, real)):
+        return []
+    sizes = [_typical(one) for one in (drawn, real)]
+    (width, height), (real_width, real_height) = sizes
+    said = f"{cell.title}: its pictures of {width:g}x{height:g} px are held against ones of {real_width:g}x{real_height:g} px"
+    if abs(width / height - real_width / real_height) > _ASPECT * width / height:
+        return [f"{said}; networks stretch both to one square, so distances of distributions say little: crop alike."]
+    if min(real_width, real_height) < _SHRUNK * min(width, height):
+        return [f"{said}; thumbnails lack what a network looks for, so distances say little: take the originals."]
+    return []
+
+
+def _typical(merged: MergedCell) -> tuple[float, float]:
+    return float(np.nanmedian(merged.table.columns["width_px"])), float(np.nanmedian(merged.table.columns["height_px"]))

@@ -1,0 +1,75 @@
+"""Pictures that a running server draws, through OpenAI's `/v1/images/edits`: what its users would get."""
+
+import base64
+import io
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+from PIL import Image
+
+from nigaoe.core.errors import ImageError, NigaoeError
+from nigaoe.core.images import read_image
+from nigaoe.eval.config import ServerTarget
+from nigaoe.eval.protocols.protocol import Sample
+
+_WAIT_S = 1.0
+_LONGEST_WAIT_S = 30.0
+_BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
+
+
+class ServerUnreachable(NigaoeError):
+    """The server does not answer at all."""
+
+
+class ServerPictures:
+    """Asks a server, several orders at a time; what it refuses is a failed sample, what it is too busy for is retried."""
+
+    def __init__(self, target: ServerTarget) -> None:
+        self.target = target
+        key = os.environ.get(target.api_key_env)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._client = httpx.Client(base_url=target.url.rstrip("/"), headers=headers, timeout=target.timeout_s)
+
+    def draw(self, samples: Sequence[Sample], seeds: Sequence[int]) -> list[Image.Image | str]:
+        """One picture per sample, or the reason why there is none.
+
+        Raises:
+            ServerUnreachable: Nobody answers.
+        """
+        with ThreadPoolExecutor(self.target.in_flight) as pool:
+            return list(pool.map(self._ask, samples, seeds))
+
+    def _ask(self, sample: Sample, seed: int) -> Image.Image | str:
+        answer, problem = None, ""
+        for attempt in range(self.target.tries):
+            if attempt:
+                time.sleep(min(_WAIT_S * 2 ** (attempt - 1), _LONGEST_WAIT_S))
+            try:
+                answer = self._post(sample, seed)
+            except httpx.TransportError as error:
+                answer, problem = None, f"{type(error).__name__}: {error}"
+                continue
+            if answer.status_code not in _BUSY:
+                break
+            problem = f"status {answer.status_code}"
+        if answer is None:
+            raise ServerUnreachable(
+                f"server {self.target.url!r} does not answer ({problem}); start it, or give its address"
+            )
+        if answer.status_code != 200:
+            return f"status {answer.status_code}: {answer.text[:200]}"
+        try:
+            return read_image(base64.b64decode(answer.json()["data"][0]["b64_json"]), "the answer")
+        except (ValueError, KeyError, IndexError, TypeError, ImageError) as error:
+            return f"the answer holds no picture ({type(error).__name__}: {str(error)[:100]})"
+
+    def _post(self, sample: Sample, seed: int) -> httpx.Response:
+        file = io.BytesIO()
+        sample.reference.save(file, format="PNG")
+        fields = {"prompt": sample.prompt, "seed": str(seed), "response_format": "b64_json"}
+        fields |= {name: str(value) for name, value in self.target.fields.items()}
+        image = {"image": (f"{sample.id}.png", file.getvalue(), "image/png")}
+        return self._client.post("/v1/images/edits", data=fields, files=image)
