@@ -54,7 +54,7 @@ from simulated_cluster import simulated_cluster
 from training_runs import starts, write_config
 
 Row = dict[str, Any]
-COLUMNS = ("latent_mean", "latent_logvar", "image_embeds", "token_ids", "num_captions", "time_ids")
+COLUMNS = ("latent_mean", "latent_logvar", "image_embeds", "token_ids", "num_captions", "time_ids", "contents")
 SHARD_ROWS = 500
 PER_IDENTITY = 4
 STEPS, EVERY = 24, 8

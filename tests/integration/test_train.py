@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from nigaoe.core.adapters.files import load_adapter
+from nigaoe.core.images import read_image
 from nigaoe.core.toy.portraits import write_portraits
+from nigaoe.core.training_pictures import recorded_for
 from training_runs import run, starts, write_config
 
 
@@ -28,6 +30,12 @@ def test_two_workers_train_and_publish_an_adapter(dataset: Path, tmp_path: Path)
     assert manifest["training"]["samples_seen"] == 12 * 8
     assert starts(tmp_path / "run")[0]["world_size"] == 2
     load_adapter(tmp_path / "run" / "adapter.safetensors")
+    recorded = recorded_for(tmp_path / "run" / "adapter.safetensors")
+    pictures = [read_image(path) for path in (dataset / "portraits").glob("*.jpg")]
+    assert recorded.gap is None
+    assert recorded.pictures is not None
+    assert len(recorded.pictures) == len(pictures) == 32
+    assert all(recorded.pictures.holds(picture) for picture in pictures)
 
 
 @pytest.mark.slow

@@ -13,10 +13,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from nigaoe.core.bases import load_base
 from nigaoe.core.errors import ConfigError, DataError
-from nigaoe.core.manifests import read_prepared
+from nigaoe.core.images import read_image
+from nigaoe.core.manifests import read_prepared, write_json
+from nigaoe.core.training_pictures import digest_of
 from nigaoe.train.config import TrainConfig
 from nigaoe.train.preparing.attempts import attempt, forget_attempts
 from nigaoe.train.preparing.plan import plan_shards
@@ -30,6 +33,7 @@ from nigaoe.train.samples.choices import People, choose, people_columns
 from nigaoe.train.samples.online import OnlineDataset
 from nigaoe.train.samples.prepared import PreparedDataset
 from nigaoe.train.samples.row_files import RowFile, is_whole, write_row_file
+from nigaoe.train.shipping.trained_on import pictures_of_run
 from preparing_here import prepared_here
 
 SIZES = [(40, 40), (64, 40), (40, 64), (48, 44), (90, 50), (36, 60), (50, 50), (100, 61), (33, 33)]
@@ -140,6 +144,11 @@ def test_a_picture_that_prompts_may_be_another_file(folder: Path, tiny_base: Cal
     config = _config(folder, tiny_base("sd"), data={"condition_column": "photo", "reference": "other"})
     manifest, _ = prepared_here(config)
     assert manifest.conditioned_rows == 1
+    digests = {i: np.frombuffer(digest_of(read_image(folder / "pictures" / f"{i}.png")), np.uint8) for i in (0, 3, 7)}
+    (shard,) = manifest.shards
+    contents = RowFile(config.data.prepared / shard.file).read("contents")
+    zeros = np.zeros(16, np.uint8)
+    assert np.array_equal(contents, np.stack([[digests[0], digests[7]], [digests[3], zeros]]))
     data = PreparedDataset.open(config.data.prepared, "other")
     online = OnlineDataset.open(config, load_base(config.base))
     _require_same(data, online)
@@ -232,6 +241,23 @@ def test_an_older_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{\n  "version": 1,\n  "source": "x"\n}\n')
     with pytest.raises(DataError, match="was written by an older nigaoe; run `nigaoe prepare` with this config again"):
         read_prepared(tmp_path)
+
+
+def test_a_folder_without_digests_still_serves(folder: Path, tiny_base: Callable[[str], Path]) -> None:
+    config = _config(folder, tiny_base("sd"))
+    manifest, _ = prepared_here(config)
+    _, (before,) = _all(PreparedDataset.open(config.data.prepared))
+    assert len(pictures_of_run(config, manifest).pictures or ()) == len(SIZES)
+    for shard in manifest.shards:
+        path = config.data.prepared / shard.file
+        columns = load_file(path)
+        del columns["contents"]
+        save_file(columns, path)
+    write_json(manifest.model_copy(update={"version": 2}), config.data.prepared / "manifest.json")
+    older = require_prepared_for(config)
+    _, (after,) = _all(PreparedDataset.open(config.data.prepared))
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+    assert pictures_of_run(config, older).pictures is None
 
 
 def test_a_config_that_would_have_made_other_data_is_refused_by_name(

@@ -10,6 +10,7 @@ from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter, save_adapter
 from nigaoe.core.errors import ConfigError, DataError
 from nigaoe.core.manifests import read_adapter_manifest, write_json
+from nigaoe.core.training_pictures import Recorded
 from nigaoe.train.config import TrainConfig
 from nigaoe.train.shipping.publish import base_hash, describe_adapter, publish_run
 from nigaoe.train.watching.history import ValidationResult, write_validation
@@ -37,7 +38,7 @@ def finished(tmp_path: Path, adapter: IPAdapter) -> Path:
     for step, loss in ((10, 0.3), (20, 0.4)):
         write_validation(out, ValidationResult(step=step, metrics={"validation_loss": loss, "clip_i": 0.8}))
     save_adapter(adapter, out / "adapter.safetensors")
-    described = describe_adapter(config, out / "adapter.safetensors", "rows-of-today", None)
+    described = describe_adapter(config, out / "adapter.safetensors", "rows-of-today", None, Recorded(None, "a test"))
     write_json(described, out / "adapter.json")
     return out
 
@@ -57,6 +58,7 @@ def test_a_manifest_says_what_the_adapter_came_from(finished: Path, adapter: IPA
     assert base_hash("toy/anime") != base_hash("toy/photo")
     assert training.code_version.startswith("0.1.0")
     assert TrainConfig.model_validate(training.recipe).steps == 20
+    assert (training.trained_on_sha256, training.trained_on_is_all) == (None, False)
 
 
 def test_what_was_published_is_read(finished: Path, adapter: IPAdapter, tmp_path: Path) -> None:

@@ -36,12 +36,14 @@ class PreparedManifest(_Manifest):
     Row r of bucket b is the r-th row of the shards of b, in order; all buckets one after the other number the rows of
     the dataset. A shard is a safetensors file of `latent_mean` and `latent_logvar` float16 [n, views, C, h, w], the
     features that are read of the picture that prompts (`image_embeds` [n, E], `hidden_states` [n, N, D], `identity`
-    [n, I]), `token_ids` int32 [n, captions, T], `num_captions` int32 [n], `time_ids` int32 [n, views, 6], and names of
-    rows as UTF-8 in `keys`, that of row i up to `key_ends[i]`. `index-FINGERPRINT` says whose rows they are, and
-    `features-FINGERPRINT` what is read of no picture.
+    [n, I]), `token_ids` int32 [n, captions, T], `num_captions` int32 [n], `time_ids` int32 [n, views, 6], names of
+    rows as UTF-8 in `keys`, that of row i up to `key_ends[i]`, and `contents` uint8 [n, 2, 16], the digests of the
+    picture to be learnt and of the one that prompts, zeros where that is no other. `index-FINGERPRINT` says whose rows
+    they are, and `features-FINGERPRINT` what is read of no picture.
     """
 
-    version: Literal[2] = 2
+    version: Literal[2, 3] = 3
+    """2: without `contents`."""
     fingerprint: str
     """Of all rows and shards, in order."""
     source: str
@@ -108,6 +110,10 @@ class Training(_Manifest):
     face_encoder_hash: str | None
     dataset: str
     """Fingerprint of the rows that it was trained on."""
+    trained_on_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """Of `trained_on.bin` beside it, the digests of their pictures; None where nobody knows those."""
+    trained_on_is_all: bool = False
+    """False: there is no record, or it began with an adapter of which nobody knows all that that one was trained on."""
     steps: int
     samples_seen: int
     metrics: dict[str, dict[str, float]]

@@ -9,8 +9,8 @@ from nigaoe.train.running.trainable import require_trainable
 from nigaoe.train.samples.buckets import Shape, bucket_shapes
 from nigaoe.train.samples.views import Augmentation, require_views
 
-VERSION = 2
-"""Of everything below; raised whenever the same pictures would be encoded otherwise."""
+VERSION = 3
+"""Of everything below; raised whenever the same pictures would be encoded otherwise, or more be said of them."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from nigaoe.core.base_parts import load_autoencoder
 from nigaoe.core.bases import encode_pixels
 from nigaoe.core.errors import ImageError
 from nigaoe.core.image_encoders import load_image_encoder
+from nigaoe.core.training_pictures import DIGEST_BYTES, digest_of
 from nigaoe.train.preparing.recipe import Recipe
 from nigaoe.train.preparing.rows import RowReader, normalised, prompting
 from nigaoe.train.records.pictures import read_picture
@@ -62,11 +63,14 @@ class Decoder:
         image = read_picture(record.image)
         reader, prompt = self._reader, prompting(record)
         views = reader.views(record, image, shape, self._views)
-        seen = reader.see(record, image if prompt == record.image else read_picture(prompt))
+        shown = image if prompt == record.image else read_picture(prompt)
+        seen = reader.see(record, shown)
+        contents = [digest_of(image), bytes(DIGEST_BYTES) if shown is image else digest_of(shown)]
         arrays = {
             "pixels": views.pixels,
             "time_ids": views.time_ids,
             "token_ids": reader.token_ids(record).numpy().astype(np.int32),
+            "contents": np.frombuffer(b"".join(contents), np.uint8).reshape(2, DIGEST_BYTES),
         }
         return arrays | {name: value.numpy() for name, value in seen._asdict().items() if value is not None}
 

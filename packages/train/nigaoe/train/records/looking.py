@@ -11,6 +11,7 @@ from PIL import ExifTags, Image
 
 from nigaoe.core.errors import ImageError
 from nigaoe.core.images import MAX_PIXELS, read_image
+from nigaoe.core.training_pictures import digest_of
 from nigaoe.train.records.pictures import picture_bytes
 from nigaoe.train.records.record import Picture, Record
 
@@ -32,7 +33,7 @@ class Look:
     content: bytes = b""
     """Digest of the file."""
     pixels: bytes = b""
-    """Digest of what is decoded, upright RGB: equal for one picture in two containers."""
+    """As `digest_of`: equal for one picture in two containers."""
     format: str = ""
     """`JPEG`, `PNG`, ..."""
     width: int = 0
@@ -114,10 +115,7 @@ def _look(content: bytes, digest: bytes, name: str) -> Look:
         kind = image.format or ""
     if (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all():
         traits.append(Trait("grey", "every pixel is grey"))
-    size = f"{upright.width}x{upright.height}:".encode()
-    decoded = hashlib.blake2b(size, digest_size=16)
-    decoded.update(pixels.data)
-    return Look(digest, decoded.digest(), kind, upright.width, upright.height, tuple(traits))
+    return Look(digest, digest_of(upright), kind, upright.width, upright.height, tuple(traits))
 
 
 def _header_traits(image: Image.Image) -> Iterator[Trait]:

@@ -25,6 +25,7 @@ from nigaoe.train.running.loop import train_loop
 from nigaoe.train.running.trainable import require_trainable
 from nigaoe.train.samples.features import PreparedFeatures, read_features
 from nigaoe.train.shipping.publish import describe_adapter
+from nigaoe.train.shipping.trained_on import leave_record, pictures_of_run
 from nigaoe.train.validating.task import ray_validation
 from nigaoe.train.watching.page import write_run_page
 from nigaoe.train.watching.page_keeper import PageKeeper
@@ -44,6 +45,8 @@ def train(config: TrainConfig) -> Path:
     config = with_tracking_mode(with_absolute_paths(config))
     if config.init_from is not None and manifest is not None:
         _require_start(config, config.init_from, read_features(config.data.prepared, manifest.fingerprint))
+    # Before it runs: by its end, the prepared data may be gone.
+    trained_on = pictures_of_run(config, manifest)
     dataset = source_fingerprint(config.data) if manifest is None else manifest.fingerprint
     claim(config, dataset)
     failures.forget(config.out)
@@ -57,7 +60,8 @@ def train(config: TrainConfig) -> Path:
     adapter = _hand_over(checkpoint, config.out)
     log_last_validations(config)
     write_run_page(config.out)
-    described = describe_adapter(config, adapter, dataset, manifest)
+    leave_record(trained_on, config.out)
+    described = describe_adapter(config, adapter, dataset, manifest, trained_on)
     write_json(described, config.out / MANIFEST)
     if config.publish_to is not None:
         Registry(config.publish_to).publish(adapter, described)

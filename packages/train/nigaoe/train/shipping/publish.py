@@ -13,6 +13,7 @@ from nigaoe.core.manifests import AdapterManifest, PreparedManifest, Training, r
 from nigaoe.core.models import locate
 from nigaoe.core.registry import Registry
 from nigaoe.core.storage import absolute, join
+from nigaoe.core.training_pictures import Recorded
 from nigaoe.core.transfers import sha256_of
 from nigaoe.train.config import TrainConfig
 from nigaoe.train.preparing import hashes
@@ -23,7 +24,11 @@ _COMMIT = re.compile(r"/snapshots/([0-9a-f]{40})/")
 
 
 def describe_adapter(
-    config: TrainConfig, adapter: Path, dataset: str, prepared: PreparedManifest | None
+    config: TrainConfig,
+    adapter: Path,
+    dataset: str,
+    prepared: PreparedManifest | None,
+    trained_on: Recorded,
 ) -> AdapterManifest:
     """All that is known of a finished adapter. `dataset`: fingerprint; `prepared`: None where nothing was."""
     weights = load_adapter(adapter, config.adapter.variant)
@@ -48,6 +53,8 @@ def describe_adapter(
             face_encoder=config.face_encoder,
             face_encoder_hash=face_hash,
             dataset=dataset,
+            trained_on_sha256=None if trained_on.pictures is None else trained_on.pictures.sha256,
+            trained_on_is_all=trained_on.gap is None,
             steps=config.steps,
             samples_seen=config.steps * config.batch_size,
             metrics=run_metrics(config.out),
