@@ -18,8 +18,8 @@ def _picture(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8))
 
 
-def _references(*seeds: int) -> Iterator[tuple[str, Image.Image]]:
-    return ((f"{seed}.png", _picture(seed)) for seed in seeds)
+def _references(*seeds: int) -> Iterator[tuple[str, bytes]]:
+    return ((f"{seed}.png", digest_of(_picture(seed))) for seed in seeds)
 
 
 def _trained(folder: Path, *seeds: int, is_all: bool = True) -> Path:

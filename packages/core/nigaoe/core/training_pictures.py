@@ -72,7 +72,11 @@ class TrainingPictures:
 
     def holds(self, image: Image.Image) -> bool:
         """Whether the very pixels of a picture are among them; a copy that was scaled, cut or saved as JPEG is not."""
-        wanted = np.frombuffer(digest_of(image), _DIGEST)
+        return self.holds_digest(digest_of(image))
+
+    def holds_digest(self, digest: bytes) -> bool:
+        """The same by what `digest_of` gives."""
+        wanted = np.frombuffer(digest, _DIGEST)
         place = int(np.searchsorted(self._sorted, wanted)[0])
         return bool((self._sorted[place : place + 1] == wanted).any())
 

@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from nigaoe.core.errors import DataError
 from nigaoe.core.training_pictures import recorded_for
 
@@ -25,10 +23,11 @@ class HeldOut:
     """For the report."""
 
 
-def require_held_out(adapter_name: str, adapter_path: Path, references: Iterable[tuple[str, Image.Image]]) -> HeldOut:
+def require_held_out(adapter_name: str, adapter_path: Path, references: Iterable[tuple[str, bytes]]) -> HeldOut:
     """Look every reference up in what the adapter was trained on, by its very pixels.
 
-    `references`: name and whole picture, as its file has it; one that was scaled or cut is found nowhere.
+    `references`: name and `digest_of` of the whole picture, as its file has it; one that was scaled or cut is found
+    nowhere.
 
     Raises:
         DataError: The adapter was trained on some of them, or its record is damaged.
@@ -41,9 +40,9 @@ def require_held_out(adapter_name: str, adapter_path: Path, references: Iterable
             f"Whether adapter {adapter_name!r} was trained on any of the references is unknown: {recorded.gap}.",
         )
     looked_at, seen = 0, []
-    for name, picture in references:
+    for name, digest in references:
         looked_at += 1
-        if recorded.pictures.holds(picture):
+        if recorded.pictures.holds_digest(digest):
             seen.append(name)
     if seen:
         names = ", ".join(map(repr, seen[:NAMED])) + (", ..." if len(seen) > NAMED else "")

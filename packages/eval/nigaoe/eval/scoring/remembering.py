@@ -4,7 +4,6 @@ What is computed is the same whoever remembers: pictures are put through a netwo
 asked for, and only those that are not known. N pictures, E numbers.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,23 +13,13 @@ from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
 from nigaoe.core.faces.encoder import FaceEncoder
+from nigaoe.core.training_pictures import DIGEST_BYTES, digest_of
 from nigaoe.eval.scoring.features import FeatureExtractor, TextImageEncoder
 from nigaoe.eval.scoring.pictures import Pictures, pictures
 
-DIGEST_BYTES = 16
-
-
-def digest(image: Image.Image) -> bytes:
-    """Hash of size and RGB pixels."""
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
-    hasher = hashlib.blake2b(f"{rgb.width}x{rgb.height}".encode(), digest_size=DIGEST_BYTES)
-    hasher.update(rgb.tobytes())
-    return hasher.digest()
-
-
 def digests(images: Sequence[Image.Image]) -> UInt8[np.ndarray, "N 16"]:
     """Hashes of several pictures."""
-    joined = b"".join(digest(image) for image in images)
+    joined = b"".join(digest_of(image) for image in images)
     return np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
 
 
@@ -69,7 +58,7 @@ class RememberingExtractor:
     def features(self, images: Pictures) -> Float32[np.ndarray, "N E"]:
         """One row per picture."""
         seen = pictures(images)
-        keys = [digest(image) for image in seen]
+        keys = [digest_of(image) for image in seen]
         fresh = {key: image for key, image in zip(keys, seen, strict=True) if key not in self._rows}
         if fresh:
             self._rows |= dict(zip(fresh, self.extractor.features(list(fresh.values())), strict=True))
@@ -152,7 +141,7 @@ class RememberingFaces:
 
     def row(self, image: Image.Image) -> Float32[np.ndarray, " I"]:
         """The same; NaN where no face is found."""
-        key = digest(image)
+        key = digest_of(image)
         if key not in self._rows:
             found = self.scorer.identity(image)
             self._rows[key] = np.full(self.encoder.dim, np.nan, np.float32) if found is None else found
