@@ -114,14 +114,13 @@ class RayHands:
 
 def check_with(workers: Sequence[Worker], start_timeout_s: float) -> Findings:
     """The findings of whichever worker starts first."""
-    refs = [worker.ready.remote() for worker in workers]
-    done, _ = ray.wait(refs, num_returns=1, timeout=start_timeout_s)
+    refs: dict[ray.ObjectRef[Any], Worker] = {worker.ready.remote(): worker for worker in workers}
+    done, _ = ray.wait(list(refs), num_returns=1, timeout=start_timeout_s)
     if not done:
         raise _no_worker(start_timeout_s)
-    _outcome(done[0])
     for _ in range(_CRASHES):
         try:
-            return cast(Findings, _outcome(workers[refs.index(done[0])].check.remote()))
+            return cast(Findings, _outcome(refs[done[0]].check.remote()))
         except RayActorError as error:
             log.warning("a worker died while it was checking", extra={"reason": str(error).splitlines()[0]})
     raise NigaoeError(f"workers died {_CRASHES} times while they were checking; look at their memory")

@@ -17,7 +17,7 @@ from nigaoe.core.reports import (
 )
 from nigaoe.core.toy.people import SCENE
 from nigaoe.eval.bootstrap import RESAMPLES, GroupBootstrap
-from nigaoe.eval.config import ToyProtocolConfig
+from nigaoe.eval.config import FolderTarget, ServerTarget, ToyProtocolConfig
 from nigaoe.eval.distances import distances, halves
 from nigaoe.eval.faces_told import face_columns
 from nigaoe.eval.figures import describe
@@ -174,7 +174,7 @@ def baselines(cells: Sequence[CellPlan]) -> list[tuple[CellPlan, CellPlan]]:
 
 
 def _comparisons(plan: Plan, tables: Mapping[str, SampleTable], metrics: Mapping[str, Metric]) -> list[Comparison]:
-    likes = {**plan.config.folders, **plan.config.servers}
+    likes: dict[str, FolderTarget | ServerTarget] = {**plan.config.folders, **plan.config.servers}
     pairs = [(cell.name, other.name) for cell, other in baselines(plan.cells)]
     pairs += [(name, target.like) for name, target in likes.items()]
     found = []

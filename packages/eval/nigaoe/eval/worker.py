@@ -184,7 +184,7 @@ class ShardWorker:
 
 
 def _are_same(pictures: Sequence[Image.Image], others: Sequence[Image.Image]) -> Float64[np.ndarray, " N"]:
-    return (digests(pictures) == digests(others)).all(axis=1).astype(np.float64)
+    return np.asarray((digests(pictures) == digests(others)).all(axis=1), np.float64)
 
 
 def _sizes(pictures: Sequence[Image.Image]) -> Columns:
