@@ -20,7 +20,7 @@ from toy_people import People
 class MeanColour:
     """Three numbers of a picture: no likeness at all."""
 
-    name, fingerprint = "colour", "0"
+    name, fingerprint, dim, preprocessing = "colour", "0", 3, "as it is"
 
     def features(self, images: Sequence[Image.Image]) -> np.ndarray:
         return np.stack([np.asarray(image, np.float32).mean((0, 1)) for image in images])
