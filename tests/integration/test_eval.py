@@ -1,7 +1,8 @@
 """An evaluation gives the same bytes whoever computes it, in whatever order, and after whatever crash."""
 
 import os
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ from nigaoe.core.errors import AdapterError
 from nigaoe.core.image_encoders import load_image_encoder
 from nigaoe.core.reports import read_report
 from nigaoe.eval.config import EvalConfig
-from nigaoe.eval.job import Compute, run_evaluation
-from nigaoe.eval.plan import Plan, make_plan
-from nigaoe.eval.pool import Worker, cluster, evaluate_shards, start_workers
-from nigaoe.eval.shards import ShardTask
-from nigaoe.eval.worker import WorkerSpec
+from nigaoe.eval.job import run_evaluation
+from nigaoe.eval.panel import Known
+from nigaoe.eval.plan import make_plan
+from nigaoe.eval.pool import Hands, Worker, check_with, cluster, evaluate_shards, start_workers
+from nigaoe.eval.protocols.protocol import REAL
+from nigaoe.eval.shards import ShardResult, ShardTask
+from nigaoe.eval.worker import Findings, WorkerSpec
+
+OnResult = Callable[[ShardTask, ShardResult], None]
 
 OUTPUTS = ("report.json", "report.html", "samples.csv", "grid.png")
 
@@ -37,9 +42,11 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _config(out: Path, adapter: Path, **sampling: Any) -> EvalConfig:
+def _config(out: Path, adapter: Path, cache: Path | None = None, **sampling: Any) -> EvalConfig:
     values = {
         "out": out,
+        # Beside the runs of a test, which look at the same real pictures.
+        "cache": cache or adapter.parent / "cache",
         "protocol": {"kind": "toy", "n": 4, "yardstick_n": 4},
         "adapters": {"demo": str(adapter)},
         "sampling": {"steps": 2, "max_rows": 2, **sampling},
@@ -64,13 +71,29 @@ def workers(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             yield start_workers(spec, config.workers)
 
 
-def _compute_with(workers: Sequence[Worker], done: list[str] | None = None) -> Compute:
-    def compute(plan: Plan, tasks: Sequence[ShardTask], on_result: Any) -> None:
-        if done is not None:
-            done.extend(task.id for task in tasks)
-        evaluate_shards(workers, tasks, on_result, start_timeout_s=120)
+class _Hands:
+    """Workers that are there already, and what was asked of them."""
 
-    return compute
+    def __init__(self, workers: Sequence[Worker], done: list[str] | None = None) -> None:
+        self.workers, self.done = workers, done
+
+    def check(self) -> Findings:
+        return check_with(self.workers, start_timeout_s=120)
+
+    def evaluate(
+        self, tasks: Sequence[ShardTask], known_of: Callable[[ShardTask], Known | None], on_result: OnResult
+    ) -> None:
+        if self.done is not None:
+            self.done.extend(task.id for task in tasks)
+        evaluate_shards(self.workers, tasks, known_of, self.noted(on_result), start_timeout_s=120)
+
+    def noted(self, on_result: OnResult) -> OnResult:
+        """What happens between one result and the next."""
+        return on_result
+
+
+def _run(config: EvalConfig, hands: Hands) -> None:
+    run_evaluation(config, lambda plan: hands)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +102,7 @@ def outputs(
 ) -> tuple[Path, dict[str, bytes]]:
     """A finished run of one worker, and its files."""
     out = tmp_path_factory.mktemp("one")
-    run_evaluation(_config(out, adapter), _compute_with(workers[:1]))
+    _run(_config(out, adapter), _Hands(workers[:1]))
     return out, _files(out)
 
 
@@ -91,7 +114,19 @@ def _files(out: Path) -> dict[str, bytes]:
 def test_the_number_of_workers_changes_no_byte(
     workers: list[Worker], adapter: Path, outputs: tuple[Path, dict[str, bytes]], tmp_path: Path, count: int
 ) -> None:
-    run_evaluation(_config(tmp_path, adapter), _compute_with(workers[:count]))
+    # A cache of its own, so that real pictures are looked at again.
+    _run(_config(tmp_path, adapter, cache=tmp_path / "cache"), _Hands(workers[:count]))
+    assert _files(tmp_path) == outputs[1]
+
+
+def test_the_order_of_shards_changes_no_byte(
+    workers: list[Worker], adapter: Path, outputs: tuple[Path, dict[str, bytes]], tmp_path: Path
+) -> None:
+    class Shuffled(_Hands):
+        def evaluate(self, tasks: Sequence[ShardTask], known_of: Any, on_result: OnResult) -> None:
+            super().evaluate(random.Random(5).sample(list(tasks), len(tasks)), known_of, on_result)
+
+    _run(_config(tmp_path, adapter, cache=tmp_path / "cache"), Shuffled(workers))
     assert _files(tmp_path) == outputs[1]
 
 
@@ -102,37 +137,49 @@ def test_the_report_is_complete(outputs: tuple[Path, dict[str, bytes]]) -> None:
         "vae-photo",
         "real-anime",
         "vae-anime",
+        "train-photo-halves",
+        "train-anime-halves",
     ]
     for cell in report.cells:
-        assert cell.n == 4
+        assert cell.n == (2 if cell.name.endswith("-halves") else 4)
         for name, estimate in cell.metrics.items():
             assert (
-                name == "fd_judge"
+                not report.metrics[name].is_per_sample
                 or estimate.low is not None
                 and estimate.low <= estimate.value <= (estimate.high or 0)
             )
+    assert [check for check in report.checks if check.passed is False] == []
+    assert {(c.cell, c.baseline) for c in report.comparisons} == {
+        ("photo-adapter", "photo-none"),
+        ("anime-adapter", "anime-none"),
+        ("anime-adapter", "photo-adapter"),
+    }
     assert len(report.thresholds) == 1
     page = (outputs[0] / "report.html").read_text(encoding="utf-8")
     assert page.count("<img") == page.count('src="data:image/png;base64,') == 2 * 7
     assert "http" not in page
 
 
-def test_a_killed_worker_changes_no_byte(
+def test_three_killed_workers_change_no_byte(
     workers: list[Worker], adapter: Path, outputs: tuple[Path, dict[str, bytes]], tmp_path: Path
 ) -> None:
-    results = 0
+    when = sorted(random.Random(7).sample(range(1, 12), 3))
 
-    def compute(plan: Plan, tasks: Sequence[ShardTask], on_result: Any) -> None:
-        def keep(result: Any) -> None:
-            nonlocal results
-            results += 1
-            on_result(result)
-            if results == 5:
-                _kill_a_worker()
+    class Killed(_Hands):
+        results = 0
 
-        evaluate_shards(workers[:2], tasks, keep, start_timeout_s=120)
+        def noted(self, on_result: OnResult) -> OnResult:
+            def keep(task: ShardTask, result: ShardResult) -> None:
+                on_result(task, result)
+                self.results += 1
+                if self.results in when:
+                    _kill_a_worker()
 
-    run_evaluation(_config(tmp_path, adapter), compute)
+            return keep
+
+    hands = Killed(workers[:2])
+    _run(_config(tmp_path, adapter, cache=tmp_path / "cache"), hands)
+    assert hands.results > when[-1]
     assert _files(tmp_path) == outputs[1]
 
 
@@ -145,18 +192,22 @@ def _kill_a_worker() -> None:
 def test_an_interrupted_run_goes_on_where_it_stopped(
     workers: list[Worker], adapter: Path, outputs: tuple[Path, dict[str, bytes]], tmp_path: Path
 ) -> None:
-    def interrupted(plan: Plan, tasks: Sequence[ShardTask], on_result: Any) -> None:
-        evaluate_shards(workers, tasks[:7], on_result, start_timeout_s=120)
-        raise KeyboardInterrupt
+    class Interrupted(_Hands):
+        def evaluate(self, tasks: Sequence[ShardTask], known_of: Any, on_result: OnResult) -> None:
+            is_real = tasks[0].cell.source in REAL
+            super().evaluate(tasks if is_real else tasks[:7], known_of, on_result)
+            if not is_real:
+                raise KeyboardInterrupt
 
     config = _config(tmp_path, adapter)
     with pytest.raises(KeyboardInterrupt):
-        run_evaluation(config, interrupted)
+        _run(config, Interrupted(workers))
     finished = [path.stem for path in (tmp_path / "shards").glob("*.npz")]
     done: list[str] = []
-    run_evaluation(config, _compute_with(workers, done))
+    _run(config, _Hands(workers, done))
     assert len(finished) == 7
-    assert sorted(done + finished) == sorted(task.id for task in make_plan(config).tasks)
+    drawn = [task.id for task in make_plan(config).tasks if task.cell.source not in REAL]
+    assert sorted(done + finished) == sorted(drawn)
     assert _files(tmp_path) == outputs[1]
 
 
@@ -168,7 +219,7 @@ def test_a_lost_and_a_damaged_shard_are_made_again(
     damaged = out / "shards" / "vae-photo-0000000.npz"
     damaged.write_bytes(damaged.read_bytes()[:1000])
     done: list[str] = []
-    run_evaluation(_config(out, adapter), _compute_with(workers, done))
+    _run(_config(out, adapter), _Hands(workers, done))
     assert sorted(done) == ["anime-red-0000002", "vae-photo-0000000"]
     assert _files(out) == before
 
@@ -177,16 +228,23 @@ class _Stopped(Exception):
     pass
 
 
-def _missing(config: EvalConfig) -> set[str]:
-    cells: set[str] = set()
+class _Noting(_Hands):
+    """Says what is missing, and does nothing."""
 
-    def note(plan: Plan, tasks: Sequence[ShardTask], on_result: Any) -> None:
-        cells.update(task.cell.name for task in tasks)
+    def __init__(self) -> None:
+        super().__init__([])
+        self.cells = set[str]()
+
+    def evaluate(self, tasks: Sequence[ShardTask], known_of: Any, on_result: OnResult) -> None:
+        self.cells.update(task.cell.name for task in tasks)
         raise _Stopped
 
+
+def _missing(config: EvalConfig) -> set[str]:
+    hands = _Noting()
     with pytest.raises(_Stopped):
-        run_evaluation(config, note)
-    return cells
+        _run(config, hands)
+    return hands.cells
 
 
 def test_stale_shards_are_refused(outputs: tuple[Path, dict[str, bytes]], adapter: Path, tmp_path: Path) -> None:
@@ -224,7 +282,7 @@ def test_a_folder_on_the_command_line(workers: list[Worker], adapter: Path, tmp_
     assert "CLIP-I, photo, ours" in result.output
     report = read_report(tmp_path / "out" / "report.json")
     assert [(cell.name, cell.n) for cell in report.cells] == [("photo-none", 6), ("photo-ours", 6)]
-    assert set(report.cells[1].metrics) == {"clip_t", "clip_i", "clip_i_shuffled", "fd_clip"}
+    assert {"clip_t", "clip_score", "clip_i", "fd_clip"} <= set(report.cells[1].metrics)
 
 
 @pytest.mark.usefixtures("workers")
@@ -233,11 +291,11 @@ def test_what_a_worker_refuses_reaches_the_user_as_one_sentence(adapter: Path, t
         def ready(self) -> bool:
             return True
 
-        def evaluate(self, task: ShardTask) -> None:
+        def evaluate(self, task: ShardTask, known: Known | None) -> None:
             raise AdapterError("the adapter does not fit; give another")
 
     refusing: Any = ray.remote(Refusing).remote()
     tasks = make_plan(_config(tmp_path, adapter)).tasks
     with pytest.raises(AdapterError) as caught:
-        evaluate_shards([refusing], tasks, lambda result: None, start_timeout_s=120)
+        evaluate_shards([refusing], tasks, lambda task: None, lambda task, result: None, start_timeout_s=120)
     assert str(caught.value) == "the adapter does not fit; give another"

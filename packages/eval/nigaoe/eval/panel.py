@@ -5,6 +5,7 @@ N pictures, K wrong partners of each, E numbers per embedding.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -151,14 +152,14 @@ class Panel:
         prompts = [sample.prompt for sample in batch.samples]
         columns: Columns = {}
         if any(prompts):
-            columns |= _pairs(lambda: ClipT(self.clip, "clip_t"), batch, prompts, batch.other_prompts)
+            columns |= _pairs(partial(ClipT, self.clip), batch, prompts, batch.other_prompts)
             columns["clip_score"] = HESSEL * np.maximum(columns["clip_t"], 0.0)
             columns["clip_t_cut"] = self.clip.are_cut(prompts).astype(np.float64)
         for one in self.similar:
-            columns |= _pairs(lambda one=one: ImageSimilarity(one), batch, batch.references, batch.strangers)
+            columns |= _pairs(partial(ImageSimilarity, one), batch, batch.references, batch.strangers)
         if self.faces is not None:
-            columns |= _pairs(lambda: FaceIdentity(self.faces), batch, batch.references, batch.strangers)
-            columns |= self._faces_found(batch)
+            columns |= _pairs(partial(FaceIdentity, self.faces), batch, batch.references, batch.strangers)
+            columns |= _faces_found(self.faces, batch)
         if self.judge is not None:
             identities = [sample.identity for sample in batch.samples if sample.identity is not None]
             backgrounds = [sample.background for sample in batch.samples if sample.background is not None]
@@ -170,19 +171,11 @@ class Panel:
         """How much of each original is left, pixel by pixel."""
         scales = scales_for(min(min(original.size) for original in originals))
         columns: Columns = {}
-        for make in (Ssim, lambda: MsSsim(scales)):
+        for make in (Ssim, partial(MsSsim, scales)):
             columns |= _pairs(make, batch, originals, [])
         if self.lpips is not None:
             columns["lpips"] = self.lpips.distances(list(batch.pictures), list(originals))
         return columns
-
-    def _faces_found(self, batch: Batch) -> Columns:
-        assert self.faces is not None
-        sides = {"found": batch.pictures, "reference_found": batch.references}
-        return {
-            f"face_{self.faces.name}_{word}": np.array([float(self.faces.identity(image) is not None) for image in side])
-            for word, side in sides.items()
-        }
 
     def _rememberers(self) -> list[Rememberer]:
         found: list[Rememberer] = [*self.similar, *self.spaces]
@@ -196,6 +189,14 @@ JUDGED = (*(f"attribute.{name}" for name in (*ATTRIBUTES, "mean")), "judged_anim
 def face_names(faces: Named) -> list[str]:
     """Of the figures of a face encoder."""
     return [f"face_{faces.name}{end}" for end in ("", "_auc", "_recognised", "_found")]
+
+
+def _faces_found(faces: RememberingFaces, batch: Batch) -> Columns:
+    sides = {"found": batch.pictures, "reference_found": batch.references}
+    return {
+        f"face_{faces.name}_{word}": np.array([float(faces.identity(image) is not None) for image in side])
+        for word, side in sides.items()
+    }
 
 
 def _pairs(

@@ -18,6 +18,8 @@ from nigaoe.eval.config import EvalConfig, ToyProtocolConfig
 from nigaoe.eval.making.folder_pictures import FolderPictures
 from nigaoe.eval.protocols.make import make_protocol
 from nigaoe.eval.protocols.protocol import REAL, CellPlan, EvalProtocol, of_other_words, strangers
+from nigaoe.eval.scoring.faces import face_fingerprint
+from nigaoe.eval.scoring.fingerprints import extractor_fingerprint
 from nigaoe.eval.scoring.weights import file_fingerprint, model_fingerprint
 from nigaoe.eval.shards import ShardTask, fingerprint_of, split_cell
 
@@ -178,7 +180,7 @@ def _networks(config: EvalConfig) -> dict[str, str]:
         said["judge toy/judge"] = model_fingerprint("toy/judge", "judge")
     if asked.dino:
         said[f"vision transformer {asked.dino}"] = model_fingerprint(asked.dino, "vision transformer")
-    said |= {f"features {name}": network_fingerprint(name) for name in asked.features}
+    said |= {f"features {name}": extractor_fingerprint(name) for name in asked.features}
     if asked.face_encoder:
         said[f"face encoder {asked.face_encoder}"] = face_fingerprint(asked.face_encoder)
     if asked.lpips:

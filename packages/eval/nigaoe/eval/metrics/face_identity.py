@@ -19,7 +19,7 @@ from nigaoe.core.errors import DataError
 from nigaoe.eval.metrics.embedding_pairs import EmbeddingPairMetric
 from nigaoe.eval.metrics.item_metric import Seen
 from nigaoe.eval.metrics.separation import auc, tpr_at_fpr
-from nigaoe.eval.scoring.remembering import Faces
+from nigaoe.eval.scoring.faces import Faces
 from nigaoe.eval.scoring.features import setting_of
 from nigaoe.eval.scoring.pictures import Pictures, pictures
 

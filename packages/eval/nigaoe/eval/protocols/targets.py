@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nigaoe.core.errors import ConfigError
-from nigaoe.eval.config import EvalConfig
+from nigaoe.eval.config import EvalConfig, FolderTarget, ServerTarget
 from nigaoe.eval.protocols.protocol import DRAWN, CellPlan
 
 
@@ -30,7 +30,8 @@ def with_targets(cells: Sequence[CellPlan], config: EvalConfig) -> list[CellPlan
     """
     found = list(cells)
     drawn = {cell.name: cell for cell in cells if cell.source in DRAWN}
-    for name, target in (*config.folders.items(), *config.servers.items()):
+    targets: dict[str, FolderTarget | ServerTarget] = {**config.folders, **config.servers}
+    for name, target in targets.items():
         if target.like not in drawn:
             raise ConfigError(
                 f"{name!r} is like cell {target.like!r}, which this evaluation lacks; it has: {', '.join(drawn)}"

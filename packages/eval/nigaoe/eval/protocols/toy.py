@@ -1,6 +1,7 @@
 """The toy world's protocol: held-out people, photographed once; who comes out, in which style, on which background?"""
 
 import random
+from dataclasses import replace
 
 from nigaoe.core.toy.people import MEDIUM, STYLES, Identity, Style, sample_identity_of, sample_scene
 from nigaoe.core.toy.render import render
@@ -39,16 +40,22 @@ class ToyProtocol:
     def _ceilings(self) -> list[CellPlan]:
         n, cells = self.config.n, []
         for style in STYLES:
-            common = {
-                "prompt": _prompt(style),
-                "yardstick": f"train-{style}",
-                "references": _REFERENCES,
-                "variant": style,
-            }
+            plain = CellPlan(
+                f"real-{style}",
+                "",
+                "picture",
+                n,
+                prompt=_prompt(style),
+                yardstick=f"train-{style}",
+                references=_REFERENCES,
+                variant=style,
+            )
             title = f"another {style} of the person" if style == "photo" else "the person, drawn"
-            cells.append(CellPlan(f"real-{style}", f"Ceiling: {title}", "picture", n, **common))
-            name, title = f"vae-{style}", f"Ceiling: {title}, through the autoencoder"
-            cells.append(CellPlan(name, title, "reconstruction", n, base=self._bases[style], **common))
+            cells.append(replace(plain, title=f"Ceiling: {title}"))
+            title = f"Ceiling: {title}, through the autoencoder"
+            cells.append(
+                replace(plain, name=f"vae-{style}", title=title, source="reconstruction", base=self._bases[style])
+            )
         return cells
 
     def _drawn(self, style: Style, adapter: str | None, red: bool = False) -> CellPlan:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -12,6 +13,25 @@ from nigaoe.core.faces.insightface import ROOT
 from nigaoe.core.faces.loading import load_face_encoder
 from nigaoe.core.packages import require_installed
 from nigaoe.eval.scoring.weights import file_fingerprint
+
+
+class Faces(Protocol):
+    """A face encoder as a metric needs it, see `FaceScorer`."""
+
+    @property
+    def name(self) -> str:
+        """Names the metric: `face_<name>`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of its weights."""
+
+    @property
+    def encoder(self) -> FaceEncoder:
+        """What finds faces."""
+
+    def identity(self, image: Image.Image) -> np.ndarray | None:
+        """Embedding of the largest face; None without one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +50,7 @@ class FaceScorer:
             BaseModelError: No such encoder, or its package or its models are not there.
         """
         encoder = load_face_encoder(name)
-        kind, _, where = name.partition(":")
-        return cls(encoder, kind, _fingerprint(kind, where))
+        return cls(encoder, name.partition(":")[0], face_fingerprint(name))
 
     def identity(self, image: Image.Image) -> np.ndarray | None:
         """Embedding of the largest face, float32 [I] of length 1; None where no face is found."""
@@ -39,7 +58,13 @@ class FaceScorer:
         return faces[0].identity.numpy() if faces else None
 
 
-def _fingerprint(kind: str, where: str) -> str:
+def face_fingerprint(name: str) -> str:
+    """Hash of the weights that `FaceScorer.load` reads.
+
+    Raises:
+        BaseModelError: They are not there.
+    """
+    kind, _, where = name.partition(":")
     if kind == "onnx":
         return file_fingerprint(Path(where).expanduser())
     if kind == "dlib":

@@ -15,6 +15,8 @@ from nigaoe.core.pixels import ImageLike, as_pil
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16", "I;16L", "I;16B", "I;16N")
 """Modes of Pillow whose meaning is certain: 16 bits span 0..65535, transparency lies over white."""
 
+_TWICE = 1.001 / 255
+
 Pictures = Sequence[ImageLike] | Tensor
 """Several pictures; a tensor is a batch, [N, 3, H, W] or [N, H, W, 3]."""
 
@@ -77,8 +79,8 @@ def _require_plain(image: Tensor | np.ndarray) -> None:
     if len(shape) == 3 and shape[0] == shape[2] == 3:
         raise ImageError(f"a picture of shape {list(shape)} may be read in two ways; give PIL")
     is_float = image.is_floating_point() if isinstance(image, Tensor) else np.issubdtype(image.dtype, np.floating)
-    # All of a picture within one level of black is a picture divided by 255 twice.
-    if is_float and min(shape, default=0) > 0 and float(image.min()) >= 0 and 0 < float(image.max()) <= 1 / 255:
+    # All of a picture within one level of black is a picture divided by 255 twice; white is then 1 / 255, rounded.
+    if is_float and min(shape, default=0) > 0 and float(image.min()) >= 0 and 0 < float(image.max()) <= _TWICE:
         raise ImageError(
             f"a float picture reaches no further than {float(image.max()):g}: it was rescaled twice; "
             "give uint8, or float in [0, 1]"

@@ -14,6 +14,7 @@ from PIL import Image
 
 from nigaoe.core.faces.encoder import FaceEncoder
 from nigaoe.core.training_pictures import DIGEST_BYTES, digest_of
+from nigaoe.eval.scoring.faces import Faces
 from nigaoe.eval.scoring.features import FeatureExtractor, TextImageEncoder
 from nigaoe.eval.scoring.pictures import Pictures, pictures
 
@@ -51,6 +52,16 @@ class RememberingExtractor:
         """Of its weights."""
         return self.extractor.fingerprint
 
+    @property
+    def dim(self) -> int:
+        """E."""
+        return self.extractor.dim
+
+    @property
+    def preprocessing(self) -> str:
+        """Of the network."""
+        return self.extractor.preprocessing
+
     def know(self, keys: UInt8[np.ndarray, "N 16"], rows: Float32[np.ndarray, "N E"]) -> None:
         """Forget everything but these."""
         self._rows = {key.tobytes(): row for key, row in zip(keys, rows, strict=True)}
@@ -87,25 +98,6 @@ class RememberingClip(RememberingExtractor):
     def are_cut(self, texts: Sequence[str]) -> Bool[np.ndarray, " N"]:
         """Which texts are longer than what is read of them."""
         return self.extractor.are_cut(texts)
-
-
-class Faces(Protocol):
-    """A face encoder as a metric needs it, see `FaceScorer`."""
-
-    @property
-    def name(self) -> str:
-        """Names the metric: `face_<name>`."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of its weights."""
-
-    @property
-    def encoder(self) -> FaceEncoder:
-        """What finds faces."""
-
-    def identity(self, image: Image.Image) -> np.ndarray | None:
-        """Embedding of the largest face; None without one."""
 
 
 @dataclass(eq=False)
