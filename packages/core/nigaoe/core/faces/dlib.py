@@ -15,7 +15,7 @@ from PIL import Image
 from nigaoe.core.errors import BaseModelError
 from nigaoe.core.faces.alignment import inverse, moved, similarity, template
 from nigaoe.core.faces.encoder import Face, largest_first
-from nigaoe.core.faces.packages import import_optional, require_installed
+from nigaoe.core.packages import import_optional, require_installed
 
 _DETECTION_SIDES_PX = (640, 320, 1280)
 """Longer sides at which a picture is searched until a face is found. The detector knows faces of 80 pixels and more; a

@@ -14,7 +14,7 @@ from nigaoe.core.errors import BaseModelError
 from nigaoe.core.faces.alignment import ARCFACE_SIDE, align
 from nigaoe.core.faces.encoder import Face, largest_first
 from nigaoe.core.faces.onnx import import_onnxruntime, providers
-from nigaoe.core.faces.packages import import_optional
+from nigaoe.core.packages import import_optional
 
 ROOT = Path("~/.insightface")
 """Where insightface keeps its models."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from nigaoe.core.errors import BaseModelError
 from nigaoe.core.faces.alignment import ARCFACE_SIDE, align
 from nigaoe.core.faces.encoder import Face, FaceEncoder
-from nigaoe.core.faces.packages import import_optional
+from nigaoe.core.packages import import_optional
 
 
 class OnnxFaceEncoder:

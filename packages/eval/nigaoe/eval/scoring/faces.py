@@ -10,7 +10,7 @@ from nigaoe.core.errors import BaseModelError
 from nigaoe.core.faces.encoder import FaceEncoder
 from nigaoe.core.faces.insightface import ROOT
 from nigaoe.core.faces.loading import load_face_encoder
-from nigaoe.core.faces.packages import require_installed
+from nigaoe.core.packages import require_installed
 from nigaoe.eval.scoring.weights import file_fingerprint
 
 
