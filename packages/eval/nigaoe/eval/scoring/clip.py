@@ -13,6 +13,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from nigaoe.core.errors import BaseModelError
 from nigaoe.core.models import locate
 from nigaoe.eval.scoring.pictures import Pictures, pictures
+from nigaoe.eval.scoring.preprocessing import preprocessing_of
 from nigaoe.eval.scoring.weights import model_fingerprint
 
 
@@ -48,6 +49,16 @@ class ClipScorer:
         model.to(target)  # type: ignore[arg-type]
         model.eval().requires_grad_(False)
         return cls(model, processor, tokenizer, target, model_fingerprint(name, "scoring CLIP"))
+
+    @property
+    def dim(self) -> int:
+        """E, of pictures as of texts."""
+        return int(self.model.visual_projection.out_features)
+
+    @property
+    def preprocessing(self) -> str:
+        """As its own files say."""
+        return preprocessing_of(self.processor)
 
     @torch.no_grad()
     def features(self, images: Pictures) -> Float32[np.ndarray, "N E"]:

@@ -23,6 +23,14 @@ class Named(Protocol):
 class FeatureExtractor(Named, Protocol):
     """Pictures to features."""
 
+    @property
+    def dim(self) -> int:
+        """How many features."""
+
+    @property
+    def preprocessing(self) -> str:
+        """How a picture becomes its input: size, filter, range, in words that stay the same."""
+
     def features(self, images: Sequence[Image.Image]) -> Float32[np.ndarray, "N D"]:
         """One row per picture."""
 
@@ -38,5 +46,5 @@ class TextImageEncoder(FeatureExtractor, Protocol):
 
 
 def setting_of(network: Named) -> str:
-    """Name and hash of a network, as figures tell what they were seen through."""
+    """Name and hash of a network, or of a space, as figures tell what they were seen through."""
     return f"{network.name} {network.fingerprint}"

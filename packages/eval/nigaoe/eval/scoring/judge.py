@@ -27,22 +27,31 @@ class JudgeScorer:
     model: Judge
     fingerprint: str
     name: str = "judge"
+    device: torch.device = torch.device("cpu")
+    preprocessing: str = f"{SIZE_PX} x {SIZE_PX} px lanczos, over 127.5, less 1"
 
     @classmethod
-    def load(cls) -> "JudgeScorer":
+    def load(cls, device: str | torch.device = "cpu") -> "JudgeScorer":
         """The judge that ships with the toy world."""
-        folder = Path(locate("toy/judge", "judge"))
-        return cls(Judge.load(folder / "judge.safetensors"), folder_fingerprint(folder))
+        folder, target = Path(locate("toy/judge", "judge")), torch.device(device)
+        judge = Judge.load(folder / "judge.safetensors").to(target)
+        return cls(judge, folder_fingerprint(folder), device=target)
+
+    @property
+    def dim(self) -> int:
+        """Activations before the answers."""
+        return self.model.neck.out_features
 
     @torch.no_grad()
     def features(self, images: Pictures) -> Float32[np.ndarray, "N 192"]:
         """Penultimate activations."""
-        return self.model.features(_pixels(images)).numpy()
+        return self.model.features(_pixels(images).to(self.device)).cpu().numpy()
 
     @torch.no_grad()
     def answers(self, images: Pictures) -> dict[str, Int64[np.ndarray, " N"]]:
         """Index of the answer to each question."""
-        return {name: answer.numpy() for name, answer in self.model.answers(_pixels(images)).items()}
+        answers = self.model.answers(_pixels(images).to(self.device))
+        return {name: answer.cpu().numpy() for name, answer in answers.items()}
 
 
 def judge_columns(
