@@ -1,6 +1,6 @@
-"""Run by `test_oracles.py` in a process of its own: the figures of other implementations, as JSON.
+"""Run by the tests in a process of its own: what other implementations say, as JSON.
 
-Arguments: the folder they are installed in, and a file of features `real` and `fake`, float64.
+Arguments: the folder they are installed in, one of the functions below, and its argument.
 """
 
 import importlib
@@ -9,6 +9,7 @@ import importlib.machinery
 import json
 import sys
 import warnings
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -49,11 +50,9 @@ class StubFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         pass
 
 
-def main(folder: str, features: str) -> None:
+def distances(features: str) -> dict[str, Any]:
+    """Between features `real` and `fake`, float64, of a file."""
     sys.meta_path.insert(0, StubFinder())
-    sys.path.insert(0, folder)
-    # scipy deprecates an argument of its square root that two of them pass.
-    warnings.simplefilter("ignore")
     import numpy as np
     import torch
 
@@ -70,7 +69,7 @@ def main(folder: str, features: str) -> None:
     subsets = {"kid_subsets": 1, "kid_subset_size": len(real), "rng_seed": 0, "verbose": False}
     prc = {"prc_neighborhood": 3, "prc_batch_size": 1000, "save_cpu_ram": False, "verbose": False}
     tensors = torch.from_numpy(fake), torch.from_numpy(real)
-    found = {
+    return {
         "clean-fid fid": clean.frechet_distance(*moments),
         "clean-fid kid": clean.kernel_distance(real, fake, num_subsets=1, max_subset_size=len(real)),
         "pytorch-fid fid": pytorch_fid.calculate_frechet_distance(*moments),
@@ -78,6 +77,72 @@ def main(folder: str, features: str) -> None:
         "torch-fidelity kid": fidelity_kid.kid_features_to_metric(*tensors, **subsets),
         "torch-fidelity prc": fidelity_prc.prc_features_to_metric(*tensors, **prc),
     }
+
+
+def inception(folder: str) -> dict[str, Any]:
+    """Ours and torch-fidelity's of random weights, their features of the same pictures left in the folder."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from nigaoe.eval.metrics.space import space_of
+    from nigaoe.eval.scoring import inception as ours
+    from nigaoe.eval.scoring.weights import file_fingerprint
+
+    sys.meta_path.insert(0, StubFinder())
+    base = importlib.import_module("torch_fidelity").FeatureExtractorInceptionV3
+    untrained = type("Untrained", (base,), {"load_state_dict": lambda self, state: None})
+    file = Path(folder) / "weights.pth"
+    torch.save({}, file)
+    torch.manual_seed(0)
+    network = untrained("random", ["2048"], str(file))
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            # Torch's own start would fade to nothing over so many layers.
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    torch.save(network.state_dict(), file)
+    # Only the published weights have the published hash.
+    ours.FID_INCEPTION = file_fingerprint(file)[:8]
+    extractor = ours.FidInception.load(file)
+    rng = np.random.default_rng(0)
+    sizes = ((40, 56), (299, 299), (40, 56), (320, 64), (96, 96), (40, 56))
+    pixels = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    with torch.no_grad():
+        theirs = [network(torch.from_numpy(x.transpose(2, 0, 1)[None].copy()))[0].numpy() for x in pixels]
+    np.savez(
+        Path(folder) / "features.npz",
+        theirs=np.concatenate(theirs),
+        ours=extractor.features([Image.fromarray(x) for x in pixels]),
+        floats=extractor.features([x.astype(np.float32) / 255 for x in pixels]),
+        again=ours.FidInception.load(file).features(pixels),
+    )
+    modes = [module.training for module in extractor.network.modules()]
+    return {"space": space_of(extractor).__dict__, "hash": file_fingerprint(file), "trains": any(modes)}
+
+
+def without_torchvision(folder: str) -> dict[str, Any]:
+    """What our loader says where torch-fidelity is there and torchvision is not."""
+    import torch
+
+    from nigaoe.core.errors import BaseModelError
+    from nigaoe.eval.scoring import inception as ours
+    from nigaoe.eval.scoring.weights import file_fingerprint
+
+    file = Path(folder) / "weights.pth"
+    torch.save({}, file)
+    ours.FID_INCEPTION = file_fingerprint(file)[:8]
+    try:
+        ours.FidInception.load(file)
+    except BaseModelError as error:
+        return {"said": str(error)}
+    return {}
+
+
+def main(folder: str, task: str, argument: str) -> None:
+    sys.path.insert(0, folder)
+    # scipy deprecates an argument of its square root that two of them pass.
+    warnings.simplefilter("ignore")
+    found = {"distances": distances, "inception": inception, "without_torchvision": without_torchvision}[task](argument)
     sys.stdout.write(json.dumps(found, default=float))
 
 

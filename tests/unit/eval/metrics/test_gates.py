@@ -9,7 +9,7 @@ from PIL import Image
 
 from nigaoe.core.toy.people import STYLES, Style
 from nigaoe.eval.metrics.clip_t import ClipT
-from nigaoe.eval.metrics.gates import Gate, caption_gate, damage_gates, likeness_gate
+from nigaoe.eval.metrics.gates import Gate, caption_gate, damage_gates, distance_gates, likeness_gate
 from nigaoe.eval.metrics.image_similarity import ImageSimilarity
 from nigaoe.eval.scoring.clip import ClipScorer
 from nigaoe.eval.scoring.features import FeatureExtractor
@@ -44,6 +44,12 @@ def test_mean_colour_is_no_likeness() -> None:
     assert not gate.is_passed
     assert "FAILED" in gate.line()
     assert gate.figure < 0.9
+
+
+def test_a_distance_of_mean_colours_misses_damage() -> None:
+    gates = {gate.name: gate for gate in distance_gates(MeanColour(), 6)}
+    blurred = gates["fd_colour rises under blur"]
+    assert not blurred.is_passed, blurred.line()
 
 
 def test_a_figure_that_is_nothing_passes_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Our figures beside those of clean-fid, pytorch-fid and torch-fidelity, on the same features."""
+"""Our figures beside those of clean-fid, pytorch-fid and torch-fidelity, on the same features or the same pictures."""
 
 import json
 import subprocess
@@ -32,8 +32,12 @@ def _features(n: int, dim: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _theirs(real: np.ndarray, fake: np.ndarray, folder: Path) -> dict[str, Any]:
     np.savez(folder / "features.npz", real=real, fake=fake)
-    command = [sys.executable, str(Path(__file__).with_name("oracle_runner.py")), str(ORACLES)]
-    done = subprocess.run([*command, str(folder / "features.npz")], capture_output=True, text=True, timeout=240)
+    return _run("distances", folder / "features.npz")
+
+
+def _run(task: str, argument: Path) -> dict[str, Any]:
+    command = [sys.executable, str(Path(__file__).with_name("oracle_runner.py")), str(ORACLES), task, str(argument)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -62,3 +66,25 @@ def test_fewer_samples_than_features_agree_as_far_as_a_square_root_goes(tmp_path
     theirs = _theirs(real, fake, tmp_path)
     assert theirs["torch-fidelity fid"]["frechet_inception_distance"] == pytest.approx(distance, rel=1e-4)
     assert theirs["clean-fid fid"] == pytest.approx(distance, rel=1e-4)
+
+
+def test_fids_inception_is_torch_fidelitys(tmp_path: Path) -> None:
+    """By random weights: the published ones are a file of their own, which no package carries."""
+    told = _run("inception", tmp_path)
+    with np.load(tmp_path / "features.npz") as arrays:
+        theirs, ours, floats, again = (arrays[name] for name in ("theirs", "ours", "floats", "again"))
+    assert ours.shape == (6, 2048)
+    assert theirs.std(axis=0).mean() > 1e-3 * np.abs(theirs).max(), "all pictures would look alike to it"
+    assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+    assert np.array_equal(ours, floats)
+    assert np.array_equal(ours, again)
+    assert not told["trains"]
+    space = told["space"]
+    assert (space["extractor"], space["dim"], space["fingerprint"]) == ("inception", 2048, told["hash"])
+    assert space["preprocessing"] == "299 x 299 px bilinear as in TensorFlow 1, less 128, over 128"
+
+
+def test_torch_fidelity_without_torchvision_is_said(tmp_path: Path) -> None:
+    said = _run("without_torchvision", tmp_path)["said"]
+    assert "No module named 'torchvision'" in said
+    assert "install the torchvision that fits your torch" in said

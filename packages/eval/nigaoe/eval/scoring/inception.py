@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -81,16 +80,17 @@ def _pixels(images: list[Image.Image]) -> UInt8[Tensor, "N 3 H W"]:
 def _network(file: Path) -> Any:
     if find_spec("torch_fidelity") is None:
         raise BaseModelError(
-            "FID's Inception needs the package 'torch-fidelity', which is not installed; run "
-            "`pip install torch-fidelity` where its torchvision fits your torch"
+            "FID's Inception needs the package 'torch-fidelity', which is not installed; "
+            "run `pip install torch-fidelity` where its torchvision fits your torch"
         )
     try:
-        # torch-fidelity would run whatever is pickled in the file.
-        torch.load(file, map_location="cpu", weights_only=True)
-        made = import_module("torch_fidelity").FeatureExtractorInceptionV3("inception", ["2048"], str(file))
-    except (ImportError, OSError, RuntimeError, UnpicklingError) as error:
+        extractor = import_module("torch_fidelity").FeatureExtractorInceptionV3
+    except (ImportError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BaseModelError(
-            f"FID's Inception cannot be loaded by 'torch-fidelity' ({reason}); it needs a torchvision that fits torch"
+            f"FID's Inception needs 'torch-fidelity', which cannot be imported ({reason}); "
+            "install the torchvision that fits your torch"
         ) from None
-    return made
+    # Refuses all but tensors. torch-fidelity would run whatever is pickled in there, and the hash's beginning is short.
+    torch.load(file, map_location="cpu", weights_only=True)
+    return extractor("inception", ["2048"], str(file))

@@ -39,7 +39,7 @@ class JudgeScorer:
 
     @property
     def dim(self) -> int:
-        """192."""
+        """Activations before the answers."""
         return self.model.neck.out_features
 
     @torch.no_grad()
