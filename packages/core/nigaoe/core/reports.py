@@ -59,7 +59,7 @@ class SizePoint(_Part):
 
 
 class Cell(_Part):
-    """One condition of an evaluation: a base with or without adapter at a scale, and a prompt; a target; or a ceiling."""
+    """One condition: a base with or without adapter at a scale, and a prompt; a target; or a ceiling."""
 
     name: str
     """A slug, unique in the report, such as `anime-adapter`."""

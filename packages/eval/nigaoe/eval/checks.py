@@ -1,9 +1,10 @@
-"""Sanity checks before the first picture: does every network of the panel behave as a figure's reader takes for granted?
+"""Sanity checks before the first picture: does every network behave as a figure's reader takes for granted?
 
 They are run on real pictures of the run, and on pictures whose answers are known.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -133,19 +134,15 @@ def _gates(panel: Panel, shown: Sequence[Image.Image]) -> list[Gate]:
         gates += [caption_gate(panel.clip.extractor, style=style) for style in STYLES]
         gates += [likeness_gate(one.extractor, style=style, bound=0.8) for one in panel.similar for style in STYLES]
     if panel.faces is not None:
-        try:
+        # The photographs are no part of an installation.
+        with suppress(DataError):
             gates.append(photograph_gate(panel.faces.scorer))
-        except DataError:
-            # The photographs are no part of an installation.
-            pass
     for one in panel.similar:
         gates += damage_gates(f"{one.name}_i", setting_of(one), _likeness_to(one.extractor, shown), shown)
     return gates
 
 
-def _likeness_to(
-    extractor: FeatureExtractor, shown: Sequence[Image.Image]
-) -> Callable[[Sequence[Image.Image]], float]:
+def _likeness_to(extractor: FeatureExtractor, shown: Sequence[Image.Image]) -> Callable[[Sequence[Image.Image]], float]:
     def score(spoilt: Sequence[Image.Image]) -> float:
         metric = ImageSimilarity(extractor)
         metric.update(list(spoilt), list(shown), [f"{i:03d}" for i in range(len(shown))])

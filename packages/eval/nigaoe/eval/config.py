@@ -70,7 +70,7 @@ class MetricsConfig(Config):
     """What looks at the pictures, besides the protocol's own CLIP and, in the toy world, its judge."""
 
     features: list[str] = []
-    """Further networks under the distances of distributions: `efficientnet_lite0`, `inception:FILE`, `clip:NAME`, ..."""
+    """Further networks under distances of distributions: `efficientnet_lite0`, `inception:FILE`, `clip:NAME`, ..."""
     dino: str | None = None
     """Hub id or folder of a DINO or DINOv2: DINO-I."""
     face_encoder: str | None = None

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from nigaoe.core.reports import Estimate, SizePoint
+from nigaoe.eval.merging import Side
 from nigaoe.eval.metrics.cmmd import ClipMmd
 from nigaoe.eval.metrics.counted import CountedMoments
 from nigaoe.eval.metrics.density_coverage import DensityCoverage
@@ -19,7 +20,6 @@ from nigaoe.eval.metrics.frechet_infinity import FrechetInfinity, extrapolated
 from nigaoe.eval.metrics.kid import KernelDistance
 from nigaoe.eval.metrics.precision_recall import PrecisionRecall
 from nigaoe.eval.metrics.samples import Samples
-from nigaoe.eval.merging import Side
 
 M = TypeVar("M", bound=SampleMetric)
 

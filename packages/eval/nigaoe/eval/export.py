@@ -1,4 +1,4 @@
-"""What somebody else needs in order to draw the same samples: references, prompts, seeds, and the names to save under."""
+"""What somebody else needs to draw the same samples: references, prompts, seeds, and the names to save under."""
 
 import json
 from pathlib import Path

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from nigaoe.eval.figures import FACE_AUC, FACE_FOUND, FACE_RECOGNISED, FALSE_ALARMS, REFERENCE_FOUND
-from nigaoe.eval.tables import WRONG, SampleTable
+from nigaoe.eval.tables import SampleTable
 
 
 def face_columns(table: SampleTable) -> SampleTable:

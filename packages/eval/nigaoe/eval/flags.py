@@ -1,4 +1,4 @@
-"""What makes figures of a run doubtful, in sentences: the mistakes that once made a baseline look good, and their kin."""
+"""What makes figures of a run doubtful: the mistakes that once made a baseline look good, and their kin."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,9 +17,7 @@ _ALIKE = 0.99
 """A cosine between pictures of different samples above which a network sees one picture."""
 
 
-def flags_of(
-    plan: Plan, checks: Sequence[Check], cells: Sequence[Cell], merged: Mapping[str, MergedCell]
-) -> list[str]:
+def flags_of(plan: Plan, checks: Sequence[Check], cells: Sequence[Cell], merged: Mapping[str, MergedCell]) -> list[str]:
     """All sentences; none is the good case."""
     by_name = {cell.name: cell for cell in plan.cells}
     found = [f"The check {check.name!r} failed: {check.detail}." for check in checks if check.passed is False]
@@ -80,7 +78,8 @@ def _shapes(cell: Cell, drawn: MergedCell, real: MergedCell) -> list[str]:
         return []
     sizes = [_typical(one) for one in (drawn, real)]
     (width, height), (real_width, real_height) = sizes
-    said = f"{cell.title}: its pictures of {width:g}x{height:g} px are held against ones of {real_width:g}x{real_height:g} px"
+    held = f"{real_width:g}x{real_height:g}"
+    said = f"{cell.title}: its pictures of {width:g}x{height:g} px are held against ones of {held} px"
     if abs(width / height - real_width / real_height) > _ASPECT * width / height:
         return [f"{said}; networks stretch both to one square, so distances of distributions say little: crop alike."]
     if min(real_width, real_height) < _SHRUNK * min(width, height):

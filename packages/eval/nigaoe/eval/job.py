@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 
+from nigaoe.eval.tracking import log_to_wandb
 from tqdm import tqdm
 
 from nigaoe.core.atomic import write_whole
@@ -25,7 +26,6 @@ from nigaoe.eval.protocols.protocol import REAL
 from nigaoe.eval.samples_file import write_samples
 from nigaoe.eval.shards import ShardResult, ShardStore, ShardTask
 from nigaoe.eval.summary import is_reported, make_report, tables_of
-from nigaoe.eval.tracking import log_to_wandb
 from nigaoe.eval.worker import Findings
 
 log = logging.getLogger(__name__)
@@ -62,9 +62,7 @@ def run_evaluation(config: EvalConfig, hands_of: Callable[[Plan], Hands] | None 
     reference = next(cell for cell in plan.cells if is_reported(cell))
     rows = [protocol.sample_id(reference, place) for place in protocol.grid_rows(config.pictures)]
     columns = protocol.grid_columns()
-    write_page(
-        config.out, report, columns, protocol.grid_caption(), protocol.headlines(), rows, tables, gallery
-    )
+    write_page(config.out, report, columns, protocol.grid_caption(), protocol.headlines(), rows, tables, gallery)
     # Last, for whoever finds a report may trust that the rest is there.
     write_whole(config.out / "report.json", f"{report.model_dump_json(indent=2)}\n".encode())
     if config.wandb_project is not None:

@@ -23,13 +23,11 @@ class KnownReferences:
 
     def __init__(self, plan: Plan, store: ShardStore) -> None:
         self.plan, self._store = plan, store
-        self._tasks = {
-            cell.name: plan.tasks_of(cell) for cell in plan.cells if cell.source == "references"
-        }
+        self._tasks = {cell.name: plan.tasks_of(cell) for cell in plan.cells if cell.source == "references"}
         self._read = lru_cache(maxsize=_SHARDS)(self._read_shard)
 
     def of(self, task: ShardTask) -> Known | None:
-        """What is known of a shard's references and of its strangers'; None for cells whose references are their own."""
+        """What is known of a shard's references and of its strangers'; None for a cell whose references are its own."""
         cell, protocol = task.cell, self.plan.protocol
         if cell.references is None:
             return None

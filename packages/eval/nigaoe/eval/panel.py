@@ -182,7 +182,12 @@ class Panel:
         return found if self.faces is None else [*found, self.faces]
 
 
-JUDGED = (*(f"attribute.{name}" for name in (*ATTRIBUTES, "mean")), "judged_anime", "background_copied", "background_red")
+JUDGED = (
+    *(f"attribute.{name}" for name in (*ATTRIBUTES, "mean")),
+    "judged_anime",
+    "background_copied",
+    "background_red",
+)
 """What the judge says of a picture."""
 
 

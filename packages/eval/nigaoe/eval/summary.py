@@ -74,9 +74,7 @@ def make_report(
     )
 
 
-def _cell(
-    plan: Plan, cell: CellPlan, merged: Merged, table: SampleTable, metrics: Mapping[str, Metric]
-) -> Cell:
+def _cell(plan: Plan, cell: CellPlan, merged: Merged, table: SampleTable, metrics: Mapping[str, Metric]) -> Cell:
     found = _estimates(table, metrics)
     curves = {}
     if cell.yardstick is not None:

@@ -213,9 +213,7 @@ def _whole_table(samples: list[Sample], ids: list[str], columns: Columns, failed
     for name, values in columns.items():
         whole[name] = np.full(len(samples), np.nan)
         whole[name][rows] = values
-    return SampleTable(
-        tuple(sample.id for sample in samples), tuple(sample.group for sample in samples), whole, failed
-    )
+    return SampleTable(tuple(sample.id for sample in samples), tuple(sample.group for sample in samples), whole, failed)
 
 
 def _png(image: Image.Image) -> bytes:

@@ -26,7 +26,7 @@ class ServerUnreachable(NigaoeError):
 
 
 class ServerPictures:
-    """Asks a server, several orders at a time; what it refuses is a failed sample, what it is too busy for is retried."""
+    """Asks a server, several orders at a time. What it refuses is a failed sample; one that is busy is asked again."""
 
     def __init__(self, target: ServerTarget) -> None:
         self.target = target

@@ -97,9 +97,7 @@ class ToyProtocol:
         elif cell.source in ("picture", "reconstruction"):
             other = sample_scene(random.Random(f"eval/{self.seed}/{index}/other"))
             picture = render(identity, other, "anime" if cell.variant == "anime" else "photo")
-        return Sample(
-            _id(index), _group(identity), reference, cell.prompt or "", picture, identity, scene.background
-        )
+        return Sample(_id(index), _group(identity), reference, cell.prompt or "", picture, identity, scene.background)
 
     def _rng(self, index: int) -> random.Random:
         return random.Random(f"eval/{self.seed}/{index}")

@@ -18,6 +18,7 @@ from nigaoe.eval.scoring.faces import Faces
 from nigaoe.eval.scoring.features import FeatureExtractor, TextImageEncoder
 from nigaoe.eval.scoring.pictures import Pictures, pictures
 
+
 def digests(images: Sequence[Image.Image]) -> UInt8[np.ndarray, "N 16"]:
     """Hashes of several pictures."""
     joined = b"".join(digest_of(image) for image in images)
