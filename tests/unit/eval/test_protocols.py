@@ -13,6 +13,7 @@ from nigaoe.eval.config import EvalConfig, FolderProtocolConfig, ToyProtocolConf
 from nigaoe.eval.plan import make_plan
 from nigaoe.eval.protocols.folder import FolderProtocol
 from nigaoe.eval.protocols.protocol import STRANGERS, CellPlan, of_other_words, row_seed, strangers
+from nigaoe.eval.protocols.repeated import Repeated
 from nigaoe.eval.protocols.targets import scale_series
 from nigaoe.eval.protocols.toy import ToyProtocol
 from nigaoe.eval.scoring.judge import RED, judge_columns
@@ -246,3 +247,18 @@ def test_folders_without_pictures_are_named(tmp_path: Path) -> None:
     (folder / "z.png").write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"z\.png"):
         _folder_protocol(folder)
+
+
+def test_every_drawn_sample_may_be_drawn_several_times(tmp_path: Path) -> None:
+    plain = _folder_protocol(_folder(tmp_path / "faces"), adapters=("ours",))
+    protocol = Repeated(plain, 3)
+    once, thrice = ({cell.name: cell for cell in one.cells()} for one in (plain, protocol))
+    assert thrice["references"].n == once["references"].n
+    cell = thrice["photo-ours"]
+    assert cell.n == 3 * once["photo-ours"].n
+    samples = [protocol.sample(cell, index) for index in range(cell.n)]
+    assert len({sample.id for sample in samples}) == cell.n
+    assert [sample.id for sample in samples[:3]] == ["0.jpg-000", "0.jpg-000-1", "0.jpg-000-2"]
+    assert [sample.prompt for sample in samples[:6]] == ["a person"] * 3 + ["a man"] * 3
+    assert len({protocol.identify(cell, index) for index in range(cell.n)}) == cell.n
+    assert all(protocol.group(cell, place) != "0.jpg" for place in strangers(protocol, cell, 1))

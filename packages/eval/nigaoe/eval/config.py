@@ -130,6 +130,8 @@ class EvalConfig(Config):
     metrics: MetricsConfig = MetricsConfig()
     sampling: SamplingConfig = SamplingConfig()
     seed: int = 0
+    seeds: int = Field(default=1, ge=1)
+    """Pictures of every sample, each from its own noise; with several, diversity is told. shard_size is a multiple."""
     shard_size: int = Field(default=16, ge=1)
     """Pictures per shard: the unit of work, of resuming and of batching. Never depends on the number of workers."""
     pictures: int = Field(default=8, ge=1)
@@ -158,6 +160,8 @@ class EvalConfig(Config):
         systems = [*self.adapters, *self.folders, *self.servers]
         if "none" in systems:
             raise ValueError("an adapter cannot be called 'none', the name of cells without one")
+        if self.shard_size % self.seeds:
+            raise ValueError(f"shard_size {self.shard_size} must be a multiple of seeds {self.seeds}")
         twice = sorted({name for name in systems if systems.count(name) > 1})
         if twice:
             raise ValueError(f"{twice[0]!r} names two systems; give each a name of its own")

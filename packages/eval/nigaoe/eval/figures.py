@@ -57,6 +57,9 @@ def _per_sample(settings: dict[str, str]) -> dict[str, Metric]:
             found[name] = Metric(title="CLIP-T", setting=setting, higher_is_better=True)
         elif name == "clip_score":
             found[name] = Metric(title="CLIPScore", setting=setting, higher_is_better=True)
+        elif name == "clip_diversity":
+            # Noise is diverse, too.
+            found[name] = Metric(title="diversity over seeds", setting=setting)
         elif name.startswith("face_"):
             found[name] = _face(name, setting)
         elif name.endswith("_i"):

@@ -22,7 +22,7 @@ from nigaoe.eval.metrics.space import FeatureSpace
 from nigaoe.eval.page import write_page
 from nigaoe.eval.plan import Plan, make_plan
 from nigaoe.eval.pool import Hands, RayHands
-from nigaoe.eval.protocols.protocol import REAL
+from nigaoe.eval.protocols.protocol import DRAWN, REAL
 from nigaoe.eval.samples_file import write_samples
 from nigaoe.eval.shards import ShardResult, ShardStore, ShardTask
 from nigaoe.eval.summary import is_reported, make_report, tables_of
@@ -59,8 +59,8 @@ def run_evaluation(config: EvalConfig, hands_of: Callable[[Plan], Hands] | None 
     gallery = _gallery(plan, store)
     write_samples(config.out / "samples.csv", tables)
     protocol = plan.protocol
-    reference = next(cell for cell in plan.cells if is_reported(cell))
-    rows = [protocol.sample_id(reference, place) for place in protocol.grid_rows(config.pictures)]
+    shown = next(cell for cell in plan.cells if cell.source in DRAWN)
+    rows = [protocol.sample_id(shown, place) for place in protocol.grid_rows(config.pictures)]
     columns = protocol.grid_columns()
     write_page(config.out, report, columns, protocol.grid_caption(), protocol.headlines(), rows, tables, gallery)
     # Last, for whoever finds a report may trust that the rest is there.

@@ -16,6 +16,7 @@ from nigaoe.core.toy.people import ATTRIBUTES
 from nigaoe.eval.config import EvalConfig, ToyProtocolConfig
 from nigaoe.eval.metrics.clip_score import HESSEL
 from nigaoe.eval.metrics.clip_t import ClipT
+from nigaoe.eval.metrics.diversity import Diversity
 from nigaoe.eval.metrics.face_identity import FaceIdentity
 from nigaoe.eval.metrics.image_similarity import ImageSimilarity
 from nigaoe.eval.metrics.item_metric import ItemMetric
@@ -116,7 +117,7 @@ class Panel:
     def settings(self) -> dict[str, str]:
         """Name and hash of what each figure is seen through."""
         clip = setting_of(self.clip)
-        said = {"clip_t": clip, "clip_score": clip}
+        said = {"clip_t": clip, "clip_score": clip, "clip_diversity": clip}
         said |= {f"{one.name}_i": setting_of(one) for one in self.similar}
         if self.faces is not None:
             said |= {name: setting_of(self.faces) for name in face_names(self.faces)}
@@ -166,6 +167,16 @@ class Panel:
             judged = judge_columns(self.judge.answers(batch.pictures), identities, backgrounds)
             columns |= {name: np.array(values) for name, values in judged.items()}
         return columns
+
+    def diversity(self, batch: Batch, whose: Sequence[str]) -> Columns:
+        """How far pictures of one order, `whose`, are from one another; told of the first of each."""
+        metric = Diversity(self.clip)
+        metric.update(list(batch.pictures), batch.ids, whose)
+        items = metric.items()
+        values = np.full(len(batch.samples), np.nan)
+        for order, value in zip(items.ids, items.values, strict=True):
+            values[list(whose).index(order)] = value
+        return {metric.name: values}
 
     def structure(self, batch: Batch, originals: Sequence[Image.Image]) -> Columns:
         """How much of each original is left, pixel by pixel."""

@@ -126,6 +126,10 @@ class ShardWorker:
         cell, batch = task.cell, self._batch(task, made, samples)
         columns = self.panel.columns(batch)
         if cell.source in DRAWN:
+            if self.config.seeds > 1:
+                first = {sample.id: place - place % self.config.seeds for place, sample in samples.items()}
+                whose = [self.protocol.sample_id(cell, first[sample.id]) for sample in made.samples]
+                columns |= self.panel.diversity(batch, whose)
             columns["is_reference"] = _are_same(made.pictures, batch.references)
         if cell.source == "reconstruction":
             originals = [sample.picture for sample in made.samples if sample.picture is not None]
