@@ -15,7 +15,7 @@ from nigaoe.core.reports import Check
 from nigaoe.core.toy.people import STYLES
 from nigaoe.eval.metrics.clip_t import ClipT
 from nigaoe.eval.metrics.frechet import FrechetDistance
-from nigaoe.eval.metrics.gates import Gate, caption_gate, damage_gates, likeness_gate, photograph_gate
+from nigaoe.eval.metrics.gates import Gate, caption_gate, damage_gates, distance_gates, likeness_gate, photograph_gate
 from nigaoe.eval.metrics.image_similarity import ImageSimilarity
 from nigaoe.eval.metrics.space import space_of
 from nigaoe.eval.panel import Panel
@@ -24,6 +24,7 @@ from nigaoe.eval.scoring.features import FeatureExtractor, setting_of
 from nigaoe.eval.scoring.pictures import picture
 
 _PICTURES = 8
+_CROWD = 16
 _SAME = 1e-5
 """Of a cosine: what another batch size may move."""
 _BLACK_AND_WHITE = 0.999
@@ -137,6 +138,8 @@ def _gates(panel: Panel, shown: Sequence[Image.Image]) -> list[Gate]:
         # The photographs are no part of an installation.
         with suppress(DataError):
             gates.append(photograph_gate(panel.faces.scorer))
+    # The protocol's own network is the first; a judge of five attributes owes nothing to noise.
+    gates += [gate for one in panel.spaces[1:] for gate in distance_gates(one.extractor, n=_CROWD)]
     for one in panel.similar:
         gates += damage_gates(f"{one.name}_i", setting_of(one), _likeness_to(one.extractor, shown), shown)
     return gates

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
+from nigaoe.core.errors import ConfigError
 from nigaoe.core.toy.people import ATTRIBUTES
 from nigaoe.eval.config import EvalConfig, ToyProtocolConfig
 from nigaoe.eval.metrics.clip_score import HESSEL
@@ -98,6 +99,7 @@ class Panel:
 
         Raises:
             BaseModelError: Something is not there.
+            ConfigError: Two networks would give figures of one name.
         """
         asked, is_toy = config.metrics, isinstance(config.protocol, ToyProtocolConfig)
         clip = RememberingClip(ClipScorer.load(config.protocol.clip, device))
@@ -105,10 +107,14 @@ class Panel:
         dino = [RememberingExtractor(load_extractor(f"dino:{asked.dino}", device))] if asked.dino else []
         own: RememberingExtractor = clip if judge is None else RememberingExtractor(judge)
         further = [RememberingExtractor(load_extractor(name, device)) for name in asked.features]
+        spaces = [own, *further]
+        names = [one.name for one in spaces]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"two of the networks under distances are called alike: {', '.join(names)}; drop one")
         return cls(
             clip=clip,
             similar=[clip, *dino],
-            spaces=[own, *further],
+            spaces=spaces,
             faces=RememberingFaces(FaceScorer.load(asked.face_encoder)) if asked.face_encoder else None,
             judge=judge,
             lpips=Lpips.load(asked.lpips) if asked.lpips else None,
