@@ -69,6 +69,21 @@ def compare(
         typer.echo(f"page: {html}")
 
 
+def promote(
+    adapter: Annotated[str, typer.Argument(help="A file, the folder of a run, or an adapter of another registry.")],
+    report: Annotated[Path, typer.Argument(help="Its report.json.")],
+    gate: Annotated[Path, typer.Argument(help="YAML file of what it must reach, such as configs/demo/gate.yaml.")],
+    registry: Annotated[str, typer.Option(help="Where servers read: a folder, or a bucket as s3://bucket/folder.")],
+    name: Annotated[str | None, typer.Option(help="What servers call the adapter; its own name when absent.")] = None,
+) -> None:
+    """Publish an adapter if its report reaches what a file demands; exit with 2 and name every miss if not."""
+    from nigaoe.eval.promoting import promote as run
+
+    promoted = run(adapter, report, gate, registry, name)
+    reached = f"{promoted.num_thresholds} of {promoted.num_thresholds} thresholds reached"
+    typer.echo(f"promoted {promoted.where}: {reached}")
+
+
 def _cells(pairs: list[str] | None) -> dict[str, str] | None:
     if not pairs:
         return None
