@@ -260,7 +260,7 @@ def test_stale_shards_are_refused(outputs: tuple[Path, dict[str, bytes]], adapte
 
 def test_a_folder_on_the_command_line(workers: list[Worker], adapter: Path, tmp_path: Path) -> None:
     from nigaoe.core.cli import app
-    from nigaoe.eval.commands import evaluate
+    from nigaoe.eval.commands import eval_app
 
     faces = tmp_path / "faces"
     faces.mkdir()
@@ -276,7 +276,7 @@ def test_a_folder_on_the_command_line(workers: list[Worker], adapter: Path, tmp_
         "sampling: {steps: 1}\n"
         "shard_size: 4\n"
     )
-    app.command("eval")(evaluate)
+    app.add_typer(eval_app, name="eval")
     result = CliRunner().invoke(app, ["eval", str(config), "pictures=2"], catch_exceptions=False)
     assert result.exit_code == 0
     assert "CLIP-I, photo, ours" in result.output

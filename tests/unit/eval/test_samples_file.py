@@ -12,7 +12,7 @@ from nigaoe.eval.samples_file import read_samples, write_samples
 from nigaoe.eval.tables import SampleTable
 
 NAN = float("nan")
-TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=6)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
 
 
 def _table(**columns: list[float]) -> SampleTable:

@@ -117,7 +117,8 @@ class Training(_Manifest):
     steps: int
     samples_seen: int
     metrics: dict[str, dict[str, float]]
-    """Of the last steps (`training`), of the last validation (`last`) and of the one with the lowest loss (`best`)."""
+    """Of the last steps (`training`), of the last validation (`last`) and of the one with the lowest loss (`best`);
+    of an adapter that was promoted the figures that let it pass (`promotion`), by cell and metric."""
     code_version: str
     """Of this package, with the commit where it is a checkout."""
     recipe: dict[str, object]

@@ -94,12 +94,4 @@ def manifest_of_file(name: str, file: Path) -> AdapterManifest:
     from nigaoe.core.adapters.vetting import describe_file
 
     found = describe_file(file, f"adapter file {str(file)!r}")
-    return AdapterManifest(
-        name=name,
-        variant=found.variant,
-        num_tokens=found.num_tokens,
-        parameters=found.parameters,
-        sha256=found.sha256,
-        created=datetime.fromtimestamp(int(file.stat().st_mtime), UTC),
-        outline=found.outline,
-    )
+    return found.manifest(name, datetime.fromtimestamp(int(file.stat().st_mtime), UTC))

@@ -4,11 +4,11 @@ import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from nigaoe.core.errors import AdapterError, NigaoeError
-from nigaoe.core.manifests import AdapterManifest
 from nigaoe.core.registry import Entry, NotPublished, Registry, require_name
 from nigaoe.core.transfers import sha256_of
 from nigaoe.serve.cards import AdapterCard, Offer
@@ -189,19 +189,10 @@ class Catalog:
         where = f"adapter {name!r}"
         found = vet_adapter(file, where, variant)
         require_suitable(found.outline, self._config)
-        sha256 = found.sha256
         if variant is not None:
             say_variant(file, found.variant, where)
-            sha256 = sha256_of(str(file))
-        manifest = AdapterManifest(
-            name=name,
-            variant=found.variant,
-            num_tokens=found.num_tokens,
-            parameters=found.parameters,
-            sha256=sha256,
-            created=datetime.now(UTC).replace(microsecond=0),
-            outline=found.outline,
-        )
+            found = replace(found, sha256=sha256_of(str(file)))
+        manifest = found.manifest(name, datetime.now(UTC).replace(microsecond=0))
         return self._managing.publish(file, manifest)
 
     def _require_free(self, name: str, *, validate: bool = True) -> None:

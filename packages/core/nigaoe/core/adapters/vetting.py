@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from nigaoe.core.adapters.layouts import flatten_adapter
 from nigaoe.core.adapters.variants import VariantName, detect_variant
 from nigaoe.core.atomic import whole_file
 from nigaoe.core.errors import AdapterError
-from nigaoe.core.manifests import AdapterOutline
+from nigaoe.core.manifests import AdapterManifest, AdapterOutline
 from nigaoe.core.transfers import sha256_of
 
 CHUNK = 1 << 22
@@ -39,6 +40,18 @@ class VettedAdapter:
     parameters: int
     outline: AdapterOutline
     sha256: str
+
+    def manifest(self, name: str, created: datetime) -> AdapterManifest:
+        """What is published of a file that comes without its origin."""
+        return AdapterManifest(
+            name=name,
+            variant=self.variant,
+            num_tokens=self.num_tokens,
+            parameters=self.parameters,
+            sha256=self.sha256,
+            created=created,
+            outline=self.outline,
+        )
 
 
 def vet_adapter(path: Path, where: str, variant: str | None = None) -> VettedAdapter:
