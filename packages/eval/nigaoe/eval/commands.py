@@ -31,6 +31,8 @@ def evaluate(
     from nigaoe.eval.protocols.make import make_protocol
 
     report = run_evaluation(settings)
+    for flag in report.flags:
+        typer.secho(f"doubtful: {flag}", fg=typer.colors.YELLOW)
     for headline in headline_texts(make_protocol(settings).headlines(), report):
         beside = "; ".join(filter(None, (headline.interval, headline.beside)))
         typer.echo(f"{headline.title}: {headline.figure} ({beside})")
@@ -67,6 +69,21 @@ def compare(
     if html is not None:
         write_comparison_page(html, comparison)
         typer.echo(f"page: {html}")
+
+
+@eval_app.command("export")
+def export(
+    config: Annotated[Path, typer.Argument(help="YAML file, such as configs/toy/eval.yaml.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write into.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value, over what the file says.")] = None,
+) -> None:
+    """Write references, prompts, seeds and file names for somebody else to draw; `folders` in the config scores them."""
+    from nigaoe.core.config import load_config
+    from nigaoe.eval.config import EvalConfig
+    from nigaoe.eval.export import export as run
+
+    for folder in run(load_config(config, EvalConfig, overrides or []), out):
+        typer.echo(f"orders: {folder / 'metadata.jsonl'}")
 
 
 def promote(
