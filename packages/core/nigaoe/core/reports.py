@@ -93,6 +93,8 @@ class Check(_Part):
     """None: it could not be looked at."""
     detail: str
     """What was found, in a sentence."""
+    adapter: str | None = None
+    """The one that it is about, by its name in the report; None: the whole run."""
 
 
 class Comparison(_Part):

@@ -125,7 +125,8 @@ def _held_out(plan: Plan, known: KnownReferences) -> list[Check]:
     for name, path in plan.adapters.items():
         found = require_held_out(name, path, known.contents())
         title = f"references are held out from adapter {name!r}"
-        checks.append(Check(name=title, passed=True if found.is_known else None, detail=found.sentence))
+        passed = True if found.is_known else None
+        checks.append(Check(name=title, passed=passed, detail=found.sentence, adapter=name))
     return checks
 
 
