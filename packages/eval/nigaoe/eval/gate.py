@@ -64,7 +64,7 @@ def misses(gate: GateConfig, report: Report, names: set[str]) -> list[str]:
         _threshold_miss(threshold, cells[threshold.cell]) for threshold in gate.thresholds if threshold.cell in cells
     ]
     if gate.require.checks:
-        said += _check_misses(report)
+        said += _check_misses(report, names)
     said += [miss for metric in gate.require.controls for miss in _control_misses(metric, gated)]
     if gate.require.no_flags:
         said += [f"the report has a flag: {flag.rstrip('.')}" for flag in report.flags]
@@ -97,13 +97,14 @@ def _threshold_miss(threshold: GateThreshold, cell: Cell) -> str | None:
     return f"{where} is {called}{found:.4g}, needed {threshold.at} {threshold.bound:g}"
 
 
-def _check_misses(report: Report) -> list[str]:
-    if not report.checks:
+def _check_misses(report: Report, names: set[str]) -> list[str]:
+    own = [check for check in report.checks if check.adapter is None or check.adapter in names]
+    if not own:
         return ["the report has no checks"]
     return [
         f"check {check.name!r} {'could not be looked at' if check.passed is None else 'failed'} "
         f"({check.detail.rstrip('.')})"
-        for check in report.checks
+        for check in own
         if not check.passed
     ]
 
