@@ -14,7 +14,7 @@ from PIL import Image
 
 from nigaoe.core.errors import ConfigError
 from nigaoe.train.config import TrackingConfig, TrainConfig
-from nigaoe.train.watching.curves import Series, chart, smoothed, thinned, ticks
+from nigaoe.train.watching.curves import Series, chart, smoothed, thinned
 from nigaoe.train.watching.history import ValidationResult, coarser, grid_path, read_history, write_validation
 from nigaoe.train.watching.page import write_run_page
 from nigaoe.train.watching.progress import words
@@ -334,19 +334,6 @@ def test_every_curve_lies_between_round_ticks(values: list[float], from_zero: bo
     assert 2 <= len(heights) <= 8
     (path,) = _paths(f'<path d="{laid_out.lines[0].path}"/>')
     assert all(min(heights) - 0.11 <= y <= max(heights) + 0.11 for _, y in path)
-
-
-@settings(deadline=None)
-@given(st.floats(-1e9, 1e9), st.floats(1e-9, 1e9), st.integers(2, 6))
-def test_ticks_hold_the_range_between_them(low: float, width: float, about: int) -> None:
-    high = low + width
-    if high - low < 1e-6 * max(abs(low), abs(high)):
-        return
-    values = ticks(low, high, about)
-    slack = 1e-6 * (high - low)
-    assert values[0] <= low + slack
-    assert values[-1] >= high - slack
-    assert len(values) <= about + 2
 
 
 def test_no_values_make_no_curve_and_bad_ones_no_spike() -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from nigaoe.core.reports import Estimate, Report
 from nigaoe.eval.protocols.protocol import Headline
+from nigaoe.eval.wording import figure, interval
 
 
 @dataclass(frozen=True)
@@ -19,29 +20,17 @@ class HeadlineText:
 
 
 def headline_texts(headlines: Sequence[Headline], report: Report) -> list[HeadlineText]:
-    """The headlines of a report."""
-    texts = []
-    for headline in headlines:
-        estimate = report.cell(headline.cell).metrics[headline.metric]
-        beside = [
-            f"{words} {figure(report.cell(cell).metrics[metric].value, headline.is_share)}"
-            for words, cell, metric in headline.beside
-        ]
-        shown = figure(estimate.value, headline.is_share), interval(estimate, headline.is_share)
-        texts.append(HeadlineText(headline.title, *shown, ", ".join(beside)))
-    return texts
+    """The headlines of a report; a figure that nothing could be scored for is left out."""
+    figures = {(cell.name, name): estimate for cell in report.cells for name, estimate in cell.metrics.items()}
+    shown = [(h, figures[h.cell, h.metric]) for h in headlines if (h.cell, h.metric) in figures]
+    return [_text(headline, estimate, figures) for headline, estimate in shown]
 
 
-def figure(value: float, is_share: bool) -> str:
-    """A share in percent, anything else with three digits."""
-    # A no-break space: a figure and its unit stay on one line.
-    return f"{100 * value:.1f}\N{NO-BREAK SPACE}%" if is_share else f"{value:.3f}"
-
-
-def interval(estimate: Estimate, is_share: bool) -> str:
-    """The 95 % interval; empty where there is none."""
-    if estimate.low is None or estimate.high is None:
-        return ""
-    if is_share:
-        return f"{100 * estimate.low:.1f} – {100 * estimate.high:.1f}"
-    return f"{estimate.low:.3f} – {estimate.high:.3f}"
+def _text(headline: Headline, estimate: Estimate, figures: dict[tuple[str, str], Estimate]) -> HeadlineText:
+    beside = [
+        f"{words} {figure(figures[cell, metric].value, headline.is_share)}"
+        for words, cell, metric in headline.beside
+        if (cell, metric) in figures
+    ]
+    said = figure(estimate.value, headline.is_share), interval(estimate, headline.is_share)
+    return HeadlineText(headline.title, *said, ", ".join(beside))

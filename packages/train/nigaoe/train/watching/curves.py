@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from nigaoe.core.axes import plain, step_label, tick_label, ticks
+
 WIDTH, HEIGHT = 320, 176
 LEFT, RIGHT, TOP, BOTTOM = 46, 312, 8, 154
 """Edges of the plot in it."""
@@ -82,7 +84,7 @@ def chart(
         plain(solid[0].points[-1][1]) if len(solid) == 1 else "",
         lines,
         [(place((x, low))[0], step_label(x)) for x in ticks(0, max(last, 1), 4) if x <= max(last, 1)],
-        [(place((0, y))[1], _tick_label(y, y_values)) for y in y_values],
+        [(place((0, y))[1], tick_label(y, y_values)) for y in y_values],
         [place((mark, low))[0] for mark in marks if mark <= last],
     )
 
@@ -117,23 +119,6 @@ def thinned(points: Points, most: int = MOST_POINTS) -> Points:
     return kept
 
 
-def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers, one or two of them a little beyond the range, so that all of it lies between."""
-    rough = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
-
-
-def step_label(step: float) -> str:
-    """1500 as 1.5k."""
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if step >= size:
-            return f"{step / size:g}{letter}"
-    return f"{step:g}"
-
-
 def _range(series: Iterable[Series], from_zero: bool) -> tuple[float, float]:
     values = []
     for s in series:
@@ -150,19 +135,3 @@ def _range(series: Iterable[Series], from_zero: bool) -> tuple[float, float]:
         # A flat line lies in the middle.
         return low - 0.1 * size, high + 0.1 * size
     return low, high
-
-
-def plain(value: float) -> str:
-    """Three digits that matter."""
-    if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
-        return f"{value:.2e}".replace("e-0", "e-").replace("e+0", "e")
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def _tick_label(value: float, values: Sequence[float]) -> str:
-    size = max(map(abs, values))
-    if value == 0:
-        return "0"
-    if size < 1e-3:
-        return f"{value:.2g}".replace("e-0", "e-")
-    return step_label(value) if size >= 1e4 else f"{value:g}"

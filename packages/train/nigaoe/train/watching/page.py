@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from nigaoe.core.atomic import write_whole
+from nigaoe.core.axes import plain
 from nigaoe.core.pages import data_uri, render_page
 from nigaoe.train.watching import curves
 from nigaoe.train.watching.charts import chart_groups, median, points_of, waiting_for_data
@@ -113,7 +114,7 @@ def _cards(history: RunHistory, validations: Sequence[ValidationResult]) -> list
     if rates:
         shares = [y for _, y in waiting_for_data(history)]
         waits = f"; {median(shares):.1f} % of the time waiting for data" if shares else ""
-        cards.append(Card("Images per second", curves.plain(median(rates)), f"median, over all workers{waits}"))
+        cards.append(Card("Images per second", plain(median(rates)), f"median, over all workers{waits}"))
     mfus = [y for _, y in points_of(history, "mfu", 100)]
     if mfus:
         cards.append(Card("MFU", f"{median(mfus):.1f}\N{NO-BREAK SPACE}%", "median; of what the device could compute"))

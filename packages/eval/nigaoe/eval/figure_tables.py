@@ -1,0 +1,140 @@
+"""Tables of all figures: cells down, metrics across."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from nigaoe.core.reports import Cell, Metric, Report
+from nigaoe.eval.systems import is_ceiling, metric_of
+from nigaoe.eval.wording import bare_figure, interval
+
+_ATTRIBUTE = "attribute."
+_DISTRIBUTION = ("fd_", "kd_", "fid", "kid", "precision", "recall", "density", "coverage", "cmmd")
+_LIKENESS = ("face_", "ssim", "ms_ssim", "lpips")
+_ARROWS = {True: "\N{UPWARDS ARROW}", False: "\N{DOWNWARDS ARROW}", None: ""}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column's title, and which way is better."""
+
+    title: str
+    name: str
+    arrow: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A table's cell: a figure and its interval in words."""
+
+    text: str
+    interval: str
+    share: float | None
+    """0 to 1, for its tint."""
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A table's row: one cell of the evaluation."""
+
+    title: str
+    name: str
+    is_ceiling: bool
+    figures: list[Figure | None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Some metrics of every cell that has one of them."""
+
+    title: str
+    words: str
+    heads: list[Head]
+    rows: list[TableRow]
+
+
+def figure_tables(report: Report) -> list[Table]:
+    """Attributes, other likeness, style and prompt, distributions; a table without a figure is left out."""
+    tables = [
+        _table(
+            report,
+            "Is it the same person?",
+            "Percent of pictures in which the judge sees the reference person's attribute, with the 95 % interval below. "
+            "The judge is a classifier that took no part in training; what it makes of real pictures is the ceiling. "
+            "A base without an adapter knows nothing of the reference: its rows show what guessing gives.",
+            _is_attribute,
+        ),
+        _table(
+            report,
+            "Is it like the reference?",
+            "What networks make of a picture beside its reference; cosines are raw. Faces by name of the face encoder.",
+            _is_likeness,
+        ),
+        _table(
+            report,
+            "Style, background and prompt",
+            "Shares in percent, CLIP-T a raw cosine of picture and prompt.",
+            lambda name: not (_is_attribute(name) or _is_likeness(name) or is_distribution(name)),
+        ),
+        _table(
+            report,
+            "Distributions",
+            "How far the pictures, as a crowd, are from real ones. Italic rows show what so many real pictures reach; "
+            "distances fall with the number of samples, so compare cells of equal n alone.",
+            is_distribution,
+        ),
+    ]
+    return [table for table in tables if table is not None]
+
+
+def is_distribution(name: str) -> bool:
+    """Whether a metric is one of all samples together."""
+    return name.startswith(_DISTRIBUTION)
+
+
+def head_of(name: str, metric: Metric, unit: str = "") -> Head:
+    """A metric as a column."""
+    return Head(metric.title, name, _ARROWS[metric.higher_is_better], unit)
+
+
+def metric_names(report: Report, cells: Sequence[Cell]) -> list[str]:
+    """Of all figures that some of the cells have, in the order of the report."""
+    named = dict.fromkeys((*report.metrics, *(name for cell in cells for name in cell.metrics)))
+    return [name for name in named if any(name in cell.metrics for cell in cells)]
+
+
+def _table(report: Report, title: str, words: str, belongs: Callable[[str], bool]) -> Table | None:
+    names = [name for name in metric_names(report, report.cells) if belongs(name)]
+    if not names:
+        return None
+    names.sort(key=lambda name: name != f"{_ATTRIBUTE}mean")
+    metrics = {name: metric_of(report, name) for name in names}
+    cells = [cell for cell in report.cells if any(name in cell.metrics for name in names)]
+    rows = [
+        TableRow(
+            cell.title, cell.name, is_ceiling(cell, report), [_figure(cell, name, metrics[name]) for name in names]
+        )
+        for cell in cells
+    ]
+    rows.sort(key=lambda row: not row.is_ceiling)
+    return Table(title, words, [head_of(name, metric, _unit(metric)) for name, metric in metrics.items()], rows)
+
+
+def _figure(cell: Cell, name: str, metric: Metric) -> Figure | None:
+    if name not in cell.metrics:
+        return None
+    estimate = cell.metrics[name]
+    share = estimate.value if metric.is_share and metric.higher_is_better else None
+    return Figure(bare_figure(estimate, metric.is_share), interval(estimate, metric.is_share), share)
+
+
+def _unit(metric: Metric) -> str:
+    return "%" if metric.is_share else ""
+
+
+def _is_attribute(name: str) -> bool:
+    return name.startswith(_ATTRIBUTE)
+
+
+def _is_likeness(name: str) -> bool:
+    return name.startswith(_LIKENESS) or name.endswith("_i")
