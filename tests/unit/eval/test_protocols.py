@@ -207,9 +207,9 @@ def test_judge_columns_compare_with_the_reference() -> None:
     assert columns["background_copied"] == [0.0]
 
 
-@pytest.mark.parametrize("name", ["demo", "toy", "sd15"])
+@pytest.mark.parametrize("name", ["demo/eval", "toy/eval", "toy/carry", "sd15/eval"])
 def test_shipped_configs_are_valid(name: str) -> None:
-    config = load_config(ROOT / "configs" / name / "eval.yaml", EvalConfig)
+    config = load_config(ROOT / "configs" / f"{name}.yaml", EvalConfig)
     assert config.adapters, "an evaluation without an adapter shows nothing"
 
 

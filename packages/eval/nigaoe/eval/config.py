@@ -22,6 +22,8 @@ class ToyProtocolConfig(Config):
     """Base that draws anime, which no adapter has met."""
     yardstick_n: int = Field(default=400, ge=2)
     """Pictures of training people, per style, that Frechet distances are taken to."""
+    obedience: bool = True
+    """Whether adapters are also asked for a red background, which the reference does not have."""
 
     @property
     def image_encoder(self) -> str:
