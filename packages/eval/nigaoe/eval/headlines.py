@@ -19,10 +19,12 @@ class HeadlineText:
 
 
 def headline_texts(headlines: Sequence[Headline], report: Report) -> list[HeadlineText]:
-    """The headlines of a report."""
+    """The headlines of a report, but for figures that it could not give."""
     texts = []
     for headline in headlines:
-        estimate = report.cell(headline.cell).metrics[headline.metric]
+        estimate = report.cell(headline.cell).metrics.get(headline.metric)
+        if estimate is None:
+            continue
         beside = [
             f"{words} {figure(report.cell(cell).metrics[metric].value, headline.is_share)}"
             for words, cell, metric in headline.beside
