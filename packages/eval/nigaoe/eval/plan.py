@@ -134,7 +134,7 @@ class _Hashes:
         return cls(
             bases={name: model_fingerprint(name) for name in sorted({cell.base for cell in cells if cell.base})},
             adapters={name: file_fingerprint(path) for name, path in adapters.items()},
-            image_encoder=model_fingerprint(protocol.image_encoder, "image encoder") if adapters else None,
+            image_encoder=model_fingerprint(protocol.image_encoder or "", "image encoder") if adapters else None,
             clip=model_fingerprint(protocol.clip, "scoring CLIP"),
             networks=_networks(config),
             code=_code_fingerprint(),
