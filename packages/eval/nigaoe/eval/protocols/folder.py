@@ -3,8 +3,6 @@
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from PIL import Image
-
 from nigaoe.core.errors import DataError
 from nigaoe.core.images import read_image
 from nigaoe.eval.config import EvalConfig, FolderProtocolConfig
@@ -14,6 +12,8 @@ from nigaoe.eval.scoring.weights import file_fingerprint
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _REFERENCES = "references"
+_PICTURES = 64
+"""In memory at a time; samples that follow one another share their reference."""
 
 
 class FolderProtocol:
@@ -32,6 +32,7 @@ class FolderProtocol:
         self.config, self.run, self.adapters = config, run, list(run.adapters)
         self.root = config.references.resolve()
         self.paths = _list_pictures(config.references)
+        self._read = lru_cache(maxsize=_PICTURES)(read_image)
 
     def cells(self) -> list[CellPlan]:
         cells = [CellPlan(_REFERENCES, "References", "references", len(self.paths))]
@@ -59,11 +60,11 @@ class FolderProtocol:
 
     def sample(self, cell: CellPlan, index: int) -> Sample:
         path, prompt = self._row(cell, index)
-        image, picture = _read(path), None
+        image, picture = self._read(path), None
         if cell.source in REAL:
             picture = image
         elif cell.source == "picture":
-            picture = _read(self._others[index][1])
+            picture = self._read(self._others[index][1])
         return Sample(self.sample_id(cell, index), self.group(cell, index), image, prompt, picture)
 
     def group(self, cell: CellPlan, index: int) -> str:
@@ -156,8 +157,3 @@ def _list_pictures(folder: Path) -> list[Path]:
     for path in paths:
         read_image(path)
     return paths
-
-
-@lru_cache(maxsize=64)
-def _read(path: Path) -> Image.Image:
-    return read_image(path)
