@@ -77,16 +77,22 @@ def test_only_networks_that_both_sides_were_seen_through_are_compared() -> None:
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
-def test_fewer_samples_than_features_are_exact_and_equal_their_moments(shift: float) -> None:
+def test_fewer_samples_than_features_are_exact_and_equal_their_moments(
+    monkeypatch: pytest.MonkeyPatch, shift: float
+) -> None:
     space = space_of_width(64)
     real, fake = _features(40, 64, 0), _features(30, 64, 1, shift)
-    few = {"net": _side(space, real)}, {"net": _side(space, fake)}
     # The same samples, less those that would allow the exact form.
-    moments = {"net": _side(space, real, kept=10)}, {"net": _side(space, fake, kept=10)}
-    exact, other = (_figures(distances(*sides))["fd_net"] for sides in (few, moments))
-    assert exact == Gaussian.of_features(real).distance(Gaussian.of_features(fake))
-    assert other == pytest.approx(exact, rel=1e-6)
-    assert exact != other
+    moments = _figures(distances({"net": _side(space, real, kept=7)}, {"net": _side(space, fake, kept=7)}))["fd_net"]
+    few = {"net": _side(space, real)}, {"net": _side(space, fake)}
+
+    def must_not(*_: object) -> Gaussian:
+        raise AssertionError("moments were decomposed, which is slow and less exact")
+
+    monkeypatch.setattr(Gaussian, "of_moments", must_not)
+    exact = _figures(distances(*few))["fd_net"]
+    assert exact == pytest.approx(Gaussian.of_features(real).distance(Gaussian.of_features(fake)), rel=1e-12)
+    assert moments == pytest.approx(exact, rel=1e-6)
     assert _figures(distances(few[0], few[0]))["fd_net"] == pytest.approx(0, abs=1e-9)
 
 
