@@ -26,7 +26,7 @@ from nigaoe.eval.shards import ShardTask, fingerprint_of, split_cell
 _LIBRARIES = ("nigaoe", "torch", "diffusers", "transformers", "torchmetrics", "numpy")
 _MADE_HERE = ("making", "metrics", "protocols", "scoring")
 """Code of this package that figures depend on, beside `_FILES`."""
-_FILES = ("panel.py", "worker.py", "gallery.py")
+_FILES = ("panel.py", "worker.py", "gallery.py", "shards.py")
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,11 @@ def make_plan(config: EvalConfig) -> Plan:
 
 
 def _identified(protocol: EvalProtocol, cell: CellPlan, folders: dict[str, FolderPictures]) -> list[str]:
-    """What each sample is made from."""
-    told = [protocol.identify(cell, place) for place in range(cell.n)]
+    """What each sample is called and made from."""
+    told = [
+        f"{protocol.sample_id(cell, place)} {protocol.group(cell, place)} {protocol.identify(cell, place)}"
+        for place in range(cell.n)
+    ]
     if cell.source != "folder" or cell.target is None:
         return told
     folder = folders[cell.target]

@@ -4,8 +4,6 @@ from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from PIL import Image
-
 from nigaoe.core.errors import DataError
 from nigaoe.core.images import read_image
 from nigaoe.eval.config import EvalConfig, FolderProtocolConfig
@@ -15,6 +13,8 @@ from nigaoe.eval.scoring.weights import file_fingerprint
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _REFERENCES = "references"
+_PICTURES = 64
+"""In memory at a time; samples that follow one another share their reference."""
 
 
 class FolderProtocol:
@@ -33,6 +33,7 @@ class FolderProtocol:
         self.config, self.run, self.adapters = config, run, list(run.adapters)
         self.root = config.references.resolve()
         self.paths = _list_pictures(config.references)
+        self._read = lru_cache(maxsize=_PICTURES)(read_image)
 
     def cells(self) -> list[CellPlan]:
         cells = [CellPlan(_REFERENCES, "References", "references", len(self.paths))]
@@ -65,11 +66,11 @@ class FolderProtocol:
 
     def sample(self, cell: CellPlan, index: int) -> Sample:
         path, prompt = self._row(cell, index)
-        image, picture = _read(path), None
+        image, picture = self._read(path), None
         if cell.source in REAL:
             picture = image
         elif cell.source == "picture":
-            picture = _read(self._others[index][1])
+            picture = self._read(self._others[index][1])
         return Sample(self.sample_id(cell, index), self.group(cell, index), image, prompt, picture)
 
     def group(self, cell: CellPlan, index: int) -> str:
@@ -166,8 +167,3 @@ def _list_pictures(folder: Path) -> list[Path]:
     for path in paths:
         read_image(path)
     return paths
-
-
-@lru_cache(maxsize=64)
-def _read(path: Path) -> Image.Image:
-    return read_image(path)
