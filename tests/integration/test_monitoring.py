@@ -159,8 +159,9 @@ def test_prometheus_finds_every_node_once_and_evaluates_every_rule(watched: Watc
     assert [rule for rule in rules if rule["health"] != "ok"] == []
     for name in recorded():
         assert watched.prometheus.has_shown(name)
-    # It has seen a healthy cluster: one replica was lost, and replaced.
-    assert [rule["name"] for rule in rules if rule.get("state") == "firing"] == []
+    # One replica was lost, and replaced. Only of its speed may a busy machine think otherwise.
+    firing = {rule["name"] for rule in rules if rule.get("state") == "firing"}
+    assert firing <= {"NigaoeLatencyOverTarget"}
 
 
 @needs_prometheus
