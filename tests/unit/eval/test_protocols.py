@@ -277,7 +277,7 @@ def test_folders_without_pictures_are_named(tmp_path: Path) -> None:
         _folder_protocol(folder)
     (folder / "z.png").write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"z\.png"):
-        _folder_protocol(folder)
+        make_plan(EvalConfig(out=tmp_path, protocol=_folder_config(folder)))
 
 
 def test_every_drawn_sample_may_be_drawn_several_times(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from nigaoe.eval.scoring.judge import JudgeScorer, judge_columns
 from nigaoe.eval.scoring.loading import load_extractor
 from nigaoe.eval.scoring.lpips import Lpips
 from nigaoe.eval.scoring.remembering import (
+    Digests,
     Rememberer,
     RememberingClip,
     RememberingExtractor,
@@ -92,6 +93,8 @@ class Panel:
     faces: RememberingFaces | None
     judge: JudgeScorer | None
     lpips: Lpips | None
+    digests: Digests
+    """By which all of them know a picture."""
 
     @classmethod
     def load(cls, config: EvalConfig, device: str) -> "Panel":
@@ -102,11 +105,12 @@ class Panel:
             ConfigError: Two networks would give figures of one name.
         """
         asked, is_toy = config.metrics, isinstance(config.protocol, ToyProtocolConfig)
-        clip = RememberingClip(ClipScorer.load(config.protocol.clip, device))
+        digests = Digests()
+        clip = RememberingClip(ClipScorer.load(config.protocol.clip, device), digests)
         judge = JudgeScorer.load() if is_toy else None
-        dino = [RememberingExtractor(load_extractor(f"dino:{asked.dino}", device))] if asked.dino else []
-        own: RememberingExtractor = clip if judge is None else RememberingExtractor(judge)
-        further = [RememberingExtractor(load_extractor(name, device)) for name in asked.features]
+        dino = [RememberingExtractor(load_extractor(f"dino:{asked.dino}", device), digests)] if asked.dino else []
+        own: RememberingExtractor = clip if judge is None else RememberingExtractor(judge, digests)
+        further = [RememberingExtractor(load_extractor(name, device), digests) for name in asked.features]
         spaces = [own, *further]
         names = [one.name for one in spaces]
         if len(set(names)) < len(names):
@@ -115,9 +119,10 @@ class Panel:
             clip=clip,
             similar=[clip, *dino],
             spaces=spaces,
-            faces=RememberingFaces(FaceScorer.load(asked.face_encoder)) if asked.face_encoder else None,
+            faces=RememberingFaces(FaceScorer.load(asked.face_encoder), digests) if asked.face_encoder else None,
             judge=judge,
             lpips=Lpips.load(asked.lpips) if asked.lpips else None,
+            digests=digests,
         )
 
     def settings(self) -> dict[str, str]:
@@ -135,6 +140,7 @@ class Panel:
 
     def know(self, known: Known | None) -> None:
         """Forget every picture but those."""
+        self.digests.forget()
         nothing = np.zeros((0, 16), np.uint8)
         for one in self._rememberers():
             rows = None if known is None else known.rows.get(one.name)

@@ -126,7 +126,6 @@ class _Hashes:
     bases: dict[str, str]
     adapters: dict[str, str]
     image_encoder: str | None
-    clip: str
     networks: dict[str, str]
     """Every network of the panel by what the config calls it."""
     code: str
@@ -138,7 +137,6 @@ class _Hashes:
             bases={name: model_fingerprint(name) for name in sorted({cell.base for cell in cells if cell.base})},
             adapters={name: file_fingerprint(path) for name, path in adapters.items()},
             image_encoder=model_fingerprint(protocol.image_encoder or "", "image encoder") if adapters else None,
-            clip=model_fingerprint(protocol.clip, "scoring CLIP"),
             networks=_networks(config),
             code=_code_fingerprint(),
         )

@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float64
 from PIL import Image
 
 from nigaoe.core.engine.allocator import keep_freed_memory
@@ -26,7 +25,6 @@ from nigaoe.eval.metrics.space import FeatureSpace, space_of
 from nigaoe.eval.panel import Batch, Columns, Known, Panel
 from nigaoe.eval.protocols.make import make_protocol
 from nigaoe.eval.protocols.protocol import DRAWN, REAL, CellPlan, Sample, of_other_words, row_seed, strangers
-from nigaoe.eval.scoring.remembering import digests
 from nigaoe.eval.shards import ShardResult, ShardTask, smaller
 from nigaoe.eval.tables import SampleTable
 
@@ -117,7 +115,7 @@ class ShardWorker:
             table=_whole_table(samples, ids, columns, made.failed),
             statistics={name: smaller(one, task.keeps_features) for name, one in seen.items()},
             embeddings=self.panel.embeddings(made.pictures) if cell.source == "references" else {},
-            keys=digests(made.pictures),
+            keys=self.panel.digests.rows(made.pictures),
             thumbnails={name: thumbnail(picture) for name, picture in pairs if name in shown},
             images={name: _png(picture) for name, picture in pairs} if self.config.keep_images and not is_real else {},
         )
@@ -130,7 +128,8 @@ class ShardWorker:
                 first = {sample.id: place - place % self.config.seeds for place, sample in samples.items()}
                 whose = [self.protocol.sample_id(cell, first[sample.id]) for sample in made.samples]
                 columns |= self.panel.diversity(batch, whose)
-            columns["is_reference"] = _are_same(made.pictures, batch.references)
+            same = self.panel.digests.rows(made.pictures) == self.panel.digests.rows(batch.references)
+            columns["is_reference"] = same.all(axis=1).astype(np.float64)
         if cell.source == "reconstruction":
             originals = [sample.picture for sample in made.samples if sample.picture is not None]
             columns |= self.panel.structure(batch, self.engine.cropped(cell, originals))
@@ -185,10 +184,6 @@ class ShardWorker:
         # Whether a picture shows what it was asked for can only be asked where somebody says what that was.
         asked = samples if is_known else [replace(sample, prompt="") for sample in samples]
         return _sorted_out(asked, found)
-
-
-def _are_same(pictures: Sequence[Image.Image], others: Sequence[Image.Image]) -> Float64[np.ndarray, " N"]:
-    return np.asarray((digests(pictures) == digests(others)).all(axis=1), np.float64)
 
 
 def _sizes(pictures: Sequence[Image.Image]) -> Columns:

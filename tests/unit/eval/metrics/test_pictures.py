@@ -142,3 +142,17 @@ def test_neither_the_size_of_a_batch_nor_a_second_look_matters(clip: ClipScorer)
     assert np.array_equal(whole, clip.features(images))
     assert not any(parameter.requires_grad for parameter in clip.model.parameters())
     assert not clip.model.training
+
+
+def test_a_picture_that_is_as_it_should_be_stays_the_same_object() -> None:
+    ready = Image.fromarray(_pixels())
+    assert picture(ready) is ready
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    ready.save(buffer, format="PNG", exif=exif)
+    turned = Image.open(buffer)
+    assert np.array_equal(np.asarray(picture(turned)), np.rot90(_pixels(), k=-1))
+    clear = Image.new("RGB", (4, 4), "red")
+    clear.info["transparency"] = (255, 0, 0)
+    assert picture(clear).getpixel((0, 0)) == (255, 255, 255)

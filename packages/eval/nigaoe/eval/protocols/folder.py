@@ -24,11 +24,10 @@ class FolderProtocol:
     """
 
     def __init__(self, config: FolderProtocolConfig, run: EvalConfig) -> None:
-        """Lists the folder and reads every picture once.
+        """Lists the folder; `identify` reads every picture once.
 
         Raises:
             DataError: The folder is missing or holds fewer than two pictures.
-            ImageError: A picture cannot be read.
         """
         self.config, self.run, self.adapters = config, run, list(run.adapters)
         self.root = config.references.resolve()
@@ -125,6 +124,9 @@ class FolderProtocol:
 
     @cached_property
     def _hashes(self) -> dict[Path, str]:
+        # Once per run: workers, who have a protocol each, ask for no hash.
+        for path in self.paths:
+            read_image(path)
         return {path: file_fingerprint(path) for path in self.paths}
 
     def grid_rows(self, count: int) -> list[int]:
@@ -164,6 +166,4 @@ def _list_pictures(folder: Path) -> list[Path]:
     paths = sorted(folder.resolve() / path.relative_to(folder) for path in there)
     if len(paths) < 2:
         raise DataError(f"references folder {str(folder)!r} holds {len(paths)} pictures; give 2 or more")
-    for path in paths:
-        read_image(path)
     return paths

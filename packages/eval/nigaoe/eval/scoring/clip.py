@@ -73,8 +73,9 @@ class ClipScorer:
 
     def tokens(self, texts: Sequence[str]) -> Int64[Tensor, "N T"]:
         """Ids of the texts. Long ones are cut before their end token, whose position is the embedding."""
+        # To the longest: what follows an end token changes nothing, and 77 tokens take as long as a picture.
         tokens = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=self.text_length, return_tensors="pt"
+            list(texts), padding=True, truncation=True, max_length=self.text_length, return_tensors="pt"
         )
         return tokens.input_ids  # type: ignore[no-any-return]
 

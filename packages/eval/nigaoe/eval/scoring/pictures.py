@@ -1,12 +1,14 @@
 """The one way by which pictures enter a metric: whatever they come as, 8-bit RGB, upright, or refused by name.
 
 The same picture as uint8, as float in [0, 1] and as PIL becomes the same bytes, so that its embedding is the same, too.
+One that is as it should be stays the same object, by which its hash is known.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
+from PIL.ExifTags import Base
 from torch import Tensor
 
 from nigaoe.core.errors import ImageError
@@ -29,6 +31,8 @@ def picture(image: ImageLike) -> Image.Image:
     """
     if isinstance(image, Image.Image):
         _require_known(image)
+        if _is_ready(image):
+            return image
     elif isinstance(image, Tensor | np.ndarray):
         _require_plain(image)
     return as_pil(image)
@@ -72,6 +76,10 @@ def _require_known(image: Image.Image) -> None:
         image.load()
     except (OSError, SyntaxError, EOFError, ValueError) as error:
         raise ImageError(f"a picture is damaged or truncated ({error}); replace the file") from None
+
+
+def _is_ready(image: Image.Image) -> bool:
+    return image.mode == "RGB" and "transparency" not in image.info and image.getexif().get(Base.Orientation, 1) == 1
 
 
 def _require_plain(image: Tensor | np.ndarray) -> None:

@@ -4,6 +4,7 @@ What is computed is the same whoever remembers: pictures are put through a netwo
 asked for, and only those that are not known. N pictures, E numbers.
 """
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -19,10 +20,29 @@ from nigaoe.eval.scoring.features import FeatureExtractor, TextImageEncoder
 from nigaoe.eval.scoring.pictures import Pictures, pictures
 
 
-def digests(images: Sequence[Image.Image]) -> UInt8[np.ndarray, "N 16"]:
-    """Hashes of several pictures."""
-    joined = b"".join(digest_of(image) for image in images)
-    return np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
+@dataclass(eq=False)
+class Digests:
+    """Hashes of pictures by content, each object's told once: nobody changes a picture that is being scored."""
+
+    _told: dict[int, tuple[weakref.ref[Image.Image], bytes]] = field(default_factory=dict)
+
+    def of(self, image: Image.Image) -> bytes:
+        """Hash of a picture."""
+        seen, digest = self._told.get(id(image), (None, b""))
+        # Another picture may have come to lie where one was.
+        if seen is None or seen() is not image:
+            digest = digest_of(image)
+            self._told[id(image)] = weakref.ref(image), digest
+        return digest
+
+    def rows(self, images: Sequence[Image.Image]) -> UInt8[np.ndarray, "N 16"]:
+        """Hashes of several pictures."""
+        joined = b"".join(self.of(image) for image in images)
+        return np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
+
+    def forget(self) -> None:
+        """Pictures to come are others."""
+        self._told.clear()
 
 
 class Rememberer(Protocol):
@@ -41,6 +61,7 @@ class RememberingExtractor:
     """A feature extractor that looks at each picture once."""
 
     extractor: FeatureExtractor
+    digests: Digests = field(default_factory=Digests)
     _rows: dict[bytes, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -70,7 +91,7 @@ class RememberingExtractor:
     def features(self, images: Pictures) -> Float32[np.ndarray, "N E"]:
         """One row per picture."""
         seen = pictures(images)
-        keys = [digest_of(image) for image in seen]
+        keys = [self.digests.of(image) for image in seen]
         fresh = {key: image for key, image in zip(keys, seen, strict=True) if key not in self._rows}
         if fresh:
             self._rows |= dict(zip(fresh, self.extractor.features(list(fresh.values())), strict=True))
@@ -106,6 +127,7 @@ class RememberingFaces:
     """A face scorer that looks at each picture once. NaN stands for a picture without a face."""
 
     scorer: Faces
+    digests: Digests = field(default_factory=Digests)
     _rows: dict[bytes, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -134,7 +156,7 @@ class RememberingFaces:
 
     def row(self, image: Image.Image) -> Float32[np.ndarray, " I"]:
         """The same; NaN where no face is found."""
-        key = digest_of(image)
+        key = self.digests.of(image)
         if key not in self._rows:
             found = self.scorer.identity(image)
             self._rows[key] = np.full(self.encoder.dim, np.nan, np.float32) if found is None else found
