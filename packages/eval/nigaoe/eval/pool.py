@@ -17,6 +17,7 @@ from nigaoe.core.native_lines import without_native_lines
 from nigaoe.eval.config import EvalConfig
 from nigaoe.eval.panel import Known
 from nigaoe.eval.plan import Plan
+from nigaoe.eval.progress import ProgressGauges
 from nigaoe.eval.shards import ShardResult, ShardTask
 from nigaoe.eval.worker import Findings, ShardWorker, WorkerSpec
 
@@ -101,7 +102,16 @@ class RayHands:
         on_result: Callable[[ShardTask, ShardResult], None],
     ) -> None:
         """Evaluate shards in any order and hand over each as it is finished."""
-        evaluate_shards(self._started(), tasks, known_of, on_result, self.plan.config.start_timeout_s)
+        workers = self._started()
+        finished = [task for task in self.plan.tasks if task not in tasks]
+        with ProgressGauges(self.plan.config.title, len(self.plan.tasks)) as gauges:
+            gauges.finished(sum(task.size for task in finished), shards=len(finished))
+
+            def keep(task: ShardTask, result: ShardResult) -> None:
+                on_result(task, result)
+                gauges.finished(task.size, len(result.table.failed))
+
+            evaluate_shards(workers, tasks, known_of, keep, self.plan.config.start_timeout_s)
 
     def _started(self) -> list[Worker]:
         if not self._workers:
