@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,7 +234,9 @@ class Tools:
         )
         n = len(self.paths("references"))
         # All pictures are a subset where there are no more than 1000, as clean-fid has it.
-        self.kernel = KernelInceptionDistance(feature=self.network, subset_size=min(n, 1000))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")
+            self.kernel = KernelInceptionDistance(feature=self.network, subset_size=min(n, 1000))
         self.frechet = FrechetInceptionDistance(feature=self.network)
         self.score = CLIPScore(lambda: (self.clip, self.processor))
 

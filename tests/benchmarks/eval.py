@@ -21,7 +21,6 @@ import os
 import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -294,7 +293,6 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a CLIP of a few layers and small pictures")
     parser.add_argument("--only", choices=["alone", "together"], help="one core against the tools, or the row on Ray")
     arguments = parser.parse_args()
-    warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all extracted features")
     print(f"load average {' '.join(map(str, os.getloadavg()))}")  # noqa: T201
     all_cores, rows = cores(), list[dict[str, object]]()
     torch.set_num_threads(1)
