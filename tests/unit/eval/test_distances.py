@@ -130,7 +130,7 @@ def test_halves_are_every_other_sample() -> None:
         (2, 2, {"fd_net"}),
         (9, 7, {"fd_net"}),
         (7, 9, {"fd_net"}),
-        (8, 8, {f"{word}_net" for word in "fd fd_infinity kd precision recall density coverage".split()}),
+        (8, 8, {f"{word}_net" for word in ["fd", "fd_infinity", "kd", "precision", "recall", "density", "coverage"]}),
     ],
 )
 def test_too_few_samples_leave_figures_out(n_real: int, n_fake: int, names: set[str]) -> None:
