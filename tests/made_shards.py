@@ -29,6 +29,7 @@ def made(task: ShardTask, features: np.ndarray, names: list[str] | None = None) 
     ids = [f"sample-{i}" for i in range(len(features))][rows] if names is None else names[rows]
     samples = Samples.of(space_of_width(features.shape[1]), features[rows], ids)
     figures = features[rows, 0].astype(np.float64) / 3
+    groups = tuple(f"group-{i // 2}" for i in range(task.start, task.stop))
     keys = np.zeros((len(ids), 16), np.uint8)
     keys[:, 0] = np.arange(task.start, task.stop) % 256
     return ShardResult(

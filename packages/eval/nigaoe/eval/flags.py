@@ -27,14 +27,14 @@ def flags_of(plan: Plan, checks: Sequence[Check], cells: Sequence[Cell], merged:
         asked = by_name[cell.name]
         found += _failed(cell)
         found += _broken(cell, asked)
-        found += _unworded(cell, asked)
+        found += _unworded(asked, merged[cell.name])
         found += _copies(asked, merged[cell.name])
         found += _alike(asked, merged[cell.name])
         if asked.yardstick is not None:
             found += _shapes(cell, merged[cell.name], merged[asked.yardstick])
     for asked in plan.cells:
         if asked.source in REAL:
-            found += _copies(asked, merged[asked.name])
+            found += _copies(asked, merged[asked.name]) + _alike(asked, merged[asked.name])
     return found
 
 
@@ -56,12 +56,18 @@ def _broken(cell: Cell, asked: CellPlan) -> list[str]:
     ]
 
 
-def _unworded(cell: Cell, asked: CellPlan) -> list[str]:
-    if asked.source != "folder" or "clip_t" in cell.metrics:
+def _unworded(cell: CellPlan, merged: MergedCell) -> list[str]:
+    if cell.source != "folder":
+        return []
+    columns = merged.table.columns
+    is_there = ~np.isnan(columns.get("width_px", np.zeros(0)))
+    is_worded = ~np.isnan(columns.get("clip_t", np.full(len(is_there), np.nan)))
+    n = int((is_there & ~is_worded).sum())
+    if n == 0:
         return []
     return [
-        f"{cell.title}: nobody says from which prompts these pictures were drawn, so CLIP-T is not given; write "
-        "metadata.jsonl with 'file_name' and 'prompt' beside them."
+        f"{cell.title}: nobody says from which prompts all of these pictures were drawn, so {n} of "
+        f"{int(is_there.sum())} have no CLIP-T; write metadata.jsonl with 'file_name' and 'prompt' beside them."
     ]
 
 
