@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from functools import lru_cache
 
 from nigaoe.core.toy.people import MEDIUM, STYLES, Identity, Style, sample_identity_of, sample_scene
 from nigaoe.core.toy.render import render
@@ -20,6 +21,8 @@ class ToyProtocol:
     def __init__(self, config: ToyProtocolConfig, run: EvalConfig) -> None:
         """The first of the run's adapters is the one under test and gives its cells plain names."""
         self.config, self.run, self.adapters, self.seed = config, run, list(run.adapters), run.seed
+        # People of one split are drawn until one belongs to it, and are asked for again and again.
+        self._group = lru_cache(maxsize=1 << 20)(self._group_of)
         self._bases: dict[Style, str] = {"photo": config.photo_base, "anime": config.anime_base}
 
     def cells(self) -> list[CellPlan]:
@@ -100,6 +103,9 @@ class ToyProtocol:
             picture = render(identity, other, "anime" if cell.variant == "anime" else "photo")
         return Sample(_id(index), _group(identity), reference, cell.prompt or "", picture, identity, scene.background)
 
+    def _group_of(self, index: int) -> str:
+        return _group(sample_identity_of("heldout", self._rng(index)))
+
     def _rng(self, index: int) -> random.Random:
         return random.Random(f"eval/{self.seed}/{index}")
 
@@ -110,7 +116,7 @@ class ToyProtocol:
         return Sample(_id(index), _group(identity), picture, "", picture)
 
     def group(self, cell: CellPlan, index: int) -> str:
-        return _group(sample_identity_of("heldout", self._rng(index)))
+        return self._group(index)
 
     def sample_id(self, cell: CellPlan, index: int) -> str:
         return _id(index)
