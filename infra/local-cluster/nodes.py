@@ -34,7 +34,8 @@ class LocalCluster:
         self.address = f"http://{HOST}:{self._ports['dashboard-port']}"
         """Of the dashboard, which takes jobs."""
         self.gcs_address = f"{HOST}:{self._ports['port']}"
-        self._started: list[subprocess.Popen[bytes]] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
+        """All that were started."""
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -46,14 +47,14 @@ class LocalCluster:
 
     def __exit__(self, *_: object) -> None:
         # The head last: without it the others would ask for it for a while.
-        for process in reversed(self._started):
+        for process in reversed(self.processes):
             _end(process)
         self._folder.cleanup()
 
     def add_worker(self, cpus: int = 1) -> None:
         """One node more; returns when the cluster knows it."""
         expected = self.alive() + 1
-        name = f"worker-{len(self._started)}"
+        name = f"worker-{len(self.processes)}"
         worker = self._start(name, f"--address={self.gcs_address}", f"--num-cpus={cpus}")
         self.workers.append(worker)
         self._wait(worker, name, lambda: self.alive() >= expected)
@@ -86,7 +87,7 @@ class LocalCluster:
         variables = os.environ | {"PATH": path, "RAY_worker_niceness": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"}
         with (Path(self._folder.name) / f"{name}.log").open("wb") as log:
             process = subprocess.Popen([*command, *arguments], env=variables, stdout=log, stderr=log)
-        self._started.append(process)
+        self.processes.append(process)
         return process
 
     def _wait(self, process: subprocess.Popen[bytes], what: str, is_there: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -110,7 +111,7 @@ def test_replicas_are_counted_that_run() -> None:
 
 
 def test_nodes_say_what_is_used_where_the_cluster_says_so() -> None:
-    listed = [
+    listed: list[dict[str, Any]] = [
         {"node_id": "b", "node_ip": "192.0.2.2", "state": "DEAD", "resources_total": {"CPU": 2.0}},
         {"node_id": "c", "node_ip": "192.0.2.3", "state": "ALIVE", "resources_total": {"CPU": 2.0, "GPU": 1.0}},
         {"node_id": "a", "node_ip": "192.0.2.1", "state": "ALIVE", "is_head_node": True, "start_time_ms": 40_000},

@@ -120,9 +120,10 @@ def _job(client: JobSubmissionClient, job: JobDetails, now: float) -> JobState:
     told, began = job.metadata or {}, (job.start_time or 0) / 1000
     ended = None if job.end_time is None or not job.status.is_terminal() else job.end_time / 1000
     has_failed = job.status == JobStatus.FAILED
-    log = "" if job.status in (JobStatus.SUCCEEDED, JobStatus.PENDING) else client.get_job_logs(job.submission_id)
+    submission_id = job.submission_id or ""
+    log = "" if job.status in (JobStatus.SUCCEEDED, JobStatus.PENDING) else client.get_job_logs(submission_id)
     return JobState(
-        id=job.submission_id or "",
+        id=submission_id,
         kind=told[KIND_KEY],
         name=told.get(NAME_KEY, ""),
         state=job.status.value.lower(),

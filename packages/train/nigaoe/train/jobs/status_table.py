@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -14,13 +15,13 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 def print_state(state: ClusterState, console: Console, *, shows_all: bool = False) -> None:
     """Jobs, then what is served, then nodes."""
-    table = Table(pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("kind", no_wrap=True)
-    table.add_column("id", overflow="fold", ratio=3)
-    table.add_column("name", overflow="fold", ratio=2)
+    table.add_column("id", overflow="fold")
+    table.add_column("name", overflow="fold")
     table.add_column("state", no_wrap=True)
     table.add_column("age", no_wrap=True, justify="right")
-    table.add_column("progress", overflow="fold", ratio=3)
+    table.add_column("progress")
     jobs, hidden = _shown(state.jobs, shows_all)
     for job in jobs:
         table.add_row(job.kind, job.id, job.name, job.state, age(job.age_s), _progress(job))
