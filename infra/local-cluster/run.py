@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import typer
 import yaml
 from nodes import HOST, LocalCluster, free_ports, is_answering
 from PIL import Image
@@ -43,11 +44,11 @@ class Checks:
         """Note one; a run goes on after it, for the next may say why."""
         self.rows.append((is_so, what, str(seen)))
 
-    def print(self) -> bool:
-        """Print all; returns whether all are as they should be."""
-        print("\nChecked on a head and two worker nodes, one of which was killed in training:")
+    def show(self) -> bool:
+        """Say all; returns whether all are as they should be."""
+        typer.echo("\nChecked on a head and two worker nodes, one of which was killed in training:")
         for is_so, what, seen in self.rows:
-            print(f"  {'ok  ' if is_so else 'LOST'}  {what}: {seen}")
+            typer.echo(f"  {'ok  ' if is_so else 'LOST'}  {what}: {seen}")
         return all(is_so for is_so, _, _ in self.rows)
 
 
@@ -74,7 +75,7 @@ def main() -> None:
         serve(cluster, out, checks)
         nigaoe("status", "--address", cluster.address)
     checks.add(all(p.poll() is not None for p in cluster.processes), "nodes ended by their ids", len(cluster.processes))
-    sys.exit(0 if checks.print() else 1)
+    sys.exit(0 if checks.show() else 1)
 
 
 def prepare(cluster: LocalCluster, out: Path, checks: Checks) -> None:
@@ -115,7 +116,9 @@ def evaluate(cluster: LocalCluster, out: Path, checks: Checks) -> None:
     submit(cluster, "eval", out / "eval.yaml", "--fetch", out / "fetched/eval")
     report = read_report(out / "fetched/eval/report.json")
     samples = {cell.name: cell.n for cell in report.cells}
-    checks.add(samples["photo-adapter"] == samples["anime-adapter"] == HELD_OUT, "people evaluated in each style", samples)
+    checks.add(
+        samples["photo-adapter"] == samples["anime-adapter"] == HELD_OUT, "people evaluated in each style", samples
+    )
     digest = sha256_of(str(out / "train/adapter.safetensors"))
     checks.add(report.adapters.get("local") == digest, "the report is of this adapter", digest[:12])
     checks.add((out / "fetched/eval/report.html").stat().st_size > 10_000, "its page came back", "report.html")
@@ -136,7 +139,10 @@ def serve(cluster: LocalCluster, out: Path, checks: Checks) -> None:
     """Deploy a server of that registry on the same cluster, and ask it for one picture."""
     (port,) = free_ports(1)
     done = subprocess.run(
-        [*command(), "serve-config", str(out / "serve.yaml"), f"port={port}"], check=True, capture_output=True, text=True
+        [*command(), "serve-config", str(out / "serve.yaml"), f"port={port}"],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     # One machine has each port once.
     deployed = yaml.safe_load(done.stdout) | {"proxy_location": "HeadOnly"}
@@ -251,7 +257,9 @@ def ask(url: str, picture: Path) -> bytes:
     fields = {"prompt": "an anime drawing of a person", "base": "toy/anime", "adapter": "local", "seed": "7"}
     fields |= {"size": f"{SIDE_PX}x{SIDE_PX}"}
     edge = uuid.uuid4().hex
-    parts = [f'--{edge}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode() for k, v in fields.items()]
+    parts = [
+        f'--{edge}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode() for k, v in fields.items()
+    ]
     head = f'--{edge}\r\nContent-Disposition: form-data; name="image"; filename="face.jpg"\r\n'
     parts.append(f"{head}Content-Type: image/jpeg\r\n\r\n".encode() + picture.read_bytes() + b"\r\n")
     body = b"".join(parts) + f"--{edge}--\r\n".encode()
@@ -276,7 +284,7 @@ def wait_until(is_so: Callable[[], bool], what: str, job: "subprocess.Popen[byte
 
 def say(text: str) -> None:
     """What is done next."""
-    print(f"\n$ {text}", flush=True)
+    typer.echo(f"\n$ {text}")
 
 
 if __name__ == "__main__":
