@@ -18,7 +18,7 @@ from nigaoe.core.reports import (
     Sweep,
     judge_threshold,
 )
-from nigaoe.core.toy.people import ATTRIBUTES, Identity, Style, sample_identity, sample_scene
+from nigaoe.core.toy.people import ATTRIBUTES, STYLES, Identity, Style, sample_identity, sample_scene
 from nigaoe.core.toy.render import render
 from nigaoe.eval.bootstrap import GroupBootstrap
 from nigaoe.eval.gallery import Gallery, thumbnail
@@ -31,8 +31,12 @@ from nigaoe.eval.tables import WRONG, SampleTable
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.5)
 _USUAL = 1.0
 _METRICS = {
-    **{f"attribute.{name}": Metric(title=name.replace("_", " "), higher_is_better=True, is_share=True, setting="judge 5c3a")
-       for name in ATTRIBUTES},
+    **{
+        f"attribute.{name}": Metric(
+            title=name.replace("_", " "), higher_is_better=True, is_share=True, setting="judge 5c3a"
+        )
+        for name in ATTRIBUTES
+    },
     "attribute.mean": Metric(title="attributes kept", higher_is_better=True, is_share=True, setting="judge 5c3a"),
     "judged_anime": Metric(title="judged anime", is_share=True, setting="judge 5c3a"),
     "clip_t": Metric(title="CLIP-T", higher_is_better=True, setting="toy/clip 81f0"),
@@ -79,13 +83,15 @@ class _System:
     failed: tuple[int, ...] = ()
 
 
-def toy_page_inputs(people: int = 24, seed: int = 3) -> PageInputs:
+def toy_page_inputs(people: int = 24, side_px: int = 96, seed: int = 3) -> PageInputs:
     """Two bases, two adapters, a sweep of one of them, ceilings, and a folder of which three samples are missing."""
     systems = _systems(people)
     rng = random.Random(seed)
     persons = [sample_identity(rng) for _ in range(people)]
     ids = [f"{i:06d}" for i in range(people)]
-    references = {i: thumbnail(render(p, sample_scene(rng), "photo")) for i, p in zip(ids, persons, strict=True)}
+    references = {
+        i: thumbnail(render(p, sample_scene(rng), "photo", side_px)) for i, p in zip(ids, persons, strict=True)
+    }
     tables, pictures, cells = {}, {}, []
     for k, system in enumerate(systems):
         name, drawn = (
@@ -97,7 +103,7 @@ def toy_page_inputs(people: int = 24, seed: int = 3) -> PageInputs:
         if "@" not in name:
             scenes = [sample_scene(random.Random(f"{seed}/scene/{i}")) for i in range(people)]
             pictures[name] = {
-                i: thumbnail(render(person, scene, system.style))
+                i: thumbnail(render(person, scene, system.style, side_px))
                 for i, person, scene in zip(ids, drawn, scenes, strict=True)
                 if i not in tables[name].failed
             }
@@ -114,14 +120,21 @@ def toy_page_inputs(people: int = 24, seed: int = 3) -> PageInputs:
 
 def _systems(n: int) -> list[_System]:
     def cell(name: str, title: str, **values: object) -> Cell:
-        bare = {"base": None, "adapter": None, "prompt": "a photo of a person", "n": n, "metrics": {}}
+        bare: dict[str, object] = {
+            "base": None,
+            "adapter": None,
+            "prompt": "a photo of a person",
+            "n": n,
+            "metrics": {},
+        }
         return Cell.model_validate({"name": name, "title": title, **bare, **values})
 
     found = [
         _System(cell("real-photo", "Ceiling: another photo of the person"), "photo", 1.0, 0.9),
         _System(cell("real-anime", "Ceiling: the person, drawn"), "anime", 1.0, 0.9),
     ]
-    for style, base in (("photo", "toy/photo"), ("anime", "toy/anime")):
+    for style in STYLES:
+        base = f"toy/{style}"
         title = f"{style.capitalize()} base"
         prompt = f"a {style} of a person"
         found.append(_System(cell(f"{style}-none", f"{title}, no adapter", base=base, prompt=prompt), style, 0.1, 0.8))
@@ -141,7 +154,7 @@ def _systems(n: int) -> list[_System]:
                 )
                 found.append(_System(shown, style, keeps * min(scale, 1.0), 0.8 - 0.12 * scale**1.6))
     made = cell("elsewhere", "Folder 'elsewhere', like 'anime-first'", cut_prompts=2)
-    return [*found, _System(made, "anime", 0.55, 0.75, failed=(1, 7, 11))]
+    return [*found, _System(made, "anime", 0.55, 0.75, failed=(1, 4, 7))]
 
 
 def _redrawn(person: Identity, system: _System, rng: random.Random) -> Identity:
@@ -218,12 +231,12 @@ def _report(cells: list[Cell], tables: dict[str, SampleTable]) -> Report:
     return Report(
         title="Two adapters on two bases",
         notes=["24 pictures per cell; 30 DDIM steps, guidance 5, adapter scale 1, bfloat16, seed 3."],
-        flags=["Folder 'elsewhere', like 'anime-first': 3 of 24 samples have no picture, such as '000001' (cut short)."],
+        flags=["Folder 'elsewhere': 3 of 24 samples have no picture, such as '000001' (cut short)."],
         provenance={"base toy/photo": "81f06a2b", "adapter first": "toy/adapter 5c3a90cd", "nigaoe": "0.1.0"},
         metrics=_METRICS,
         checks=[
-            Check(name="identical pictures score 1", passed=True, detail="CLIP-I of 8 pictures with themselves is 1.0000."),
-            Check(name="float and uint8 agree", passed=False, detail="CLIP-I differs by 0.31: a picture was rescaled twice."),
+            Check(name="identical pictures score 1", passed=True, detail="CLIP-I of a picture with itself is 1.0000."),
+            Check(name="float and uint8 agree", passed=False, detail="CLIP-I differs by 0.31."),
             Check(name="faces are told apart", passed=None, detail="No face encoder was given."),
         ],
         cells=cells,

@@ -87,7 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked.append({"path": self.path, "body": body, "key": self.headers.get("Authorization")})
         status = self.server.statuses.pop(0) if self.server.statuses else 200
-        answer = {"data": [{"b64_json": base64.b64encode(_png("green")).decode()}]} if status == 200 else {"no": 1}
+        picture = {"b64_json": base64.b64encode(_png("green")).decode()}
+        answer: dict[str, Any] = {"data": [picture]} if status == 200 else {"no": 1}
         if status == 299:
             status, answer = 200, {"data": []}
         content = json.dumps(answer).encode()

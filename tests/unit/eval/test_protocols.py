@@ -180,6 +180,37 @@ def test_scales_and_targets_are_cells_of_the_same_samples(tmp_path: Path) -> Non
         _protocol_of(run).cells()
 
 
+def test_pictures_of_others_need_no_base(tmp_path: Path) -> None:
+    references = _folder(tmp_path / "faces")
+    values = {"kind": "folder", "references": references, "prompts": ["a person", "a man"], "clip": "toy/clip"}
+    theirs = {"theirs": {"pictures": _folder(tmp_path / "theirs")}}
+    run = EvalConfig.model_validate({"out": "unused", "protocol": values, "folders": theirs})
+    assert isinstance(run.protocol, FolderProtocolConfig)
+    protocol, like = FolderProtocol(run.protocol, run), _folder_protocol(references)
+    real, cell = protocol.cells()
+    assert (cell.name, cell.source, cell.target, cell.base) == ("theirs", "folder", "theirs", None)
+    assert (cell.yardstick, cell.references) == (real.name, real.name)
+    drawn = like.cells()[1]
+    assert [protocol.sample_id(cell, i) for i in range(cell.n)] == [like.sample_id(drawn, i) for i in range(drawn.n)]
+    assert [(line.cell, line.metric) for line in protocol.headlines()] == [("theirs", "clip_i"), ("theirs", "clip_t")]
+    assert {task.cell.name for task in make_plan(run).tasks} == {"references", "theirs"}
+
+
+def test_somebody_has_to_draw(tmp_path: Path) -> None:
+    config = tmp_path / "eval.yaml"
+    config.write_text("out: x\nprotocol: {kind: folder, references: y, prompts: [a person], clip: toy/clip}\n")
+    with pytest.raises(ConfigError, match="there are no pictures to score; name bases"):
+        load_config(config, EvalConfig)
+    folder, base = "folders.theirs={pictures: y}", "protocol.bases={photo: toy/photo}"
+    assert load_config(config, EvalConfig, [folder]).folders["theirs"].like is None
+    for further in ([folder], [base], [folder, "protocol.image_encoder=z"]):
+        with pytest.raises(ConfigError, match="adapters ours have nothing to draw with; name protocol.bases and"):
+            load_config(config, EvalConfig, ["adapters.ours=x", *further])
+    run = _toy(folders={"theirs": {"pictures": str(tmp_path)}})
+    with pytest.raises(ConfigError, match="'theirs' is like no cell; give `like`, one of: photo-none"):
+        _protocol_of(run).cells()
+
+
 def test_shards_cover_every_sample_once() -> None:
     cell = CellPlan("c", "c", "generation", 10)
     tasks = split_cell(cell, 4, keep_features=5, thumbnails=6)
@@ -207,9 +238,9 @@ def test_judge_columns_compare_with_the_reference() -> None:
     assert columns["background_copied"] == [0.0]
 
 
-@pytest.mark.parametrize("name", ["demo", "toy", "sd15"])
+@pytest.mark.parametrize("name", ["demo/eval", "toy/eval", "toy/carry", "sd15/eval"])
 def test_shipped_configs_are_valid(name: str) -> None:
-    config = load_config(ROOT / "configs" / name / "eval.yaml", EvalConfig)
+    config = load_config(ROOT / "configs" / f"{name}.yaml", EvalConfig)
     assert config.adapters, "an evaluation without an adapter shows nothing"
 
 

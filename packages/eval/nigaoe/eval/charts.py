@@ -6,8 +6,8 @@ from typing import Literal
 
 from nigaoe.core.axes import tick_label, ticks
 
-Kind = Literal["line", "mark"]
-"""Points joined in their order, or lone ones."""
+Kind = Literal["line", "mark", "dashed"]
+"""Points joined in their order, lone ones, or what joins two without being measured."""
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in px."""
 
@@ -82,7 +82,7 @@ class Plot:
     y_title: str
     x_ticks: list[tuple[float, str]] = field(default_factory=list)
     y_ticks: list[tuple[float, str]] = field(default_factory=list)
-    paths: list[tuple[int, str]] = field(default_factory=list)
+    paths: list[tuple[Kind, int, str]] = field(default_factory=list)
     whiskers: list[tuple[int, str]] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     labels: list[Text] = field(default_factory=list)
@@ -116,15 +116,17 @@ def lay_out(series: Sequence[Series], x_axis: Axis, y_axis: Axis, width: int, he
     plot.y_ticks = [(to_y(y), label) for y, label in y_ticks]
     for one in series:
         placed = [(to_x(p.x), to_y(p.y)) for p in one.points]
-        if one.kind == "line" and len(placed) > 1:
-            plot.paths.append((one.colour, "M" + "L".join(f"{x} {y}" for x, y in placed)))
+        if one.kind != "mark" and len(placed) > 1:
+            plot.paths.append((one.kind, one.colour, "M" + "L".join(f"{x} {y}" for x, y in placed)))
+        if one.kind == "dashed":
+            continue
         for p, (x, y) in zip(one.points, placed, strict=True):
             if p.x_interval:
                 plot.whiskers.append((one.colour, f"M{to_x(p.x_interval[0])} {y}H{to_x(p.x_interval[1])}"))
             if p.y_interval:
                 plot.whiskers.append((one.colour, f"M{x} {to_y(p.y_interval[0])}V{to_y(p.y_interval[1])}"))
             plot.marks.append(Mark(x, y, one.kind, one.colour, p.words))
-    plot.labels = _labels(plot, series, list(_inked(series, to_x, to_y)))
+    plot.labels = _labels(plot, [one for one in series if one.kind != "dashed"], list(_inked(series, to_x, to_y)))
     return plot
 
 
@@ -147,7 +149,7 @@ def _inked(
     """Points along everything that a label should rather not lie on."""
     for one in series:
         placed = [(to_x(p.x), to_y(p.y)) for p in one.points]
-        if one.kind == "line":
+        if one.kind != "mark":
             for start, end in zip(placed, placed[1:], strict=False):
                 yield from _along(start, end)
         for p, (x, y) in zip(one.points, placed, strict=True):

@@ -22,6 +22,8 @@ class ToyProtocolConfig(Config):
     """Base that draws anime, which no adapter has met."""
     yardstick_n: int = Field(default=400, ge=2)
     """Pictures of training people, per style, that Frechet distances are taken to."""
+    obedience: bool = True
+    """Whether adapters are also asked for a red background, which the reference does not have."""
 
     @property
     def image_encoder(self) -> str:
@@ -35,15 +37,15 @@ class ToyProtocolConfig(Config):
 
 
 class FolderProtocolConfig(Config):
-    """A folder of reference pictures times a list of prompts, on bases of any origin."""
+    """A folder of reference pictures times a list of prompts, on bases of any origin or on none."""
 
     kind: Literal["folder"]
     references: Path
     """Folder of JPEG, PNG or WebP files, one face each."""
     prompts: list[str] = Field(min_length=1)
-    bases: dict[Slug, str] = Field(min_length=1)
-    """Name in the report to hub id or folder."""
-    image_encoder: str
+    bases: dict[Slug, str] = {}
+    """Name in the report to hub id or folder; none where all pictures come from folders and servers."""
+    image_encoder: str | None = None
     """What adapters look through: hub id or folder."""
     clip: str
     """CLIP that scores: hub id or folder."""
@@ -85,16 +87,16 @@ class FolderTarget(Config):
     """Pictures that somebody else has made, `<sample>.png`; `nigaoe eval export CONFIG` says of what."""
 
     pictures: Path
-    like: str
-    """The cell whose samples they are of, such as `anime-adapter`."""
+    like: str | None = None
+    """The cell whose samples they are of, such as `anime-adapter`; None: every reference times every prompt."""
 
 
 class ServerTarget(Config):
     """A running server with OpenAI's `/v1/images/edits`, nigaoe's or another's."""
 
     url: str = Field(pattern="^https?://")
-    like: str
-    """The cell whose samples it is asked for."""
+    like: str | None = None
+    """The cell whose samples it is asked for; None: every reference times every prompt."""
     fields: dict[str, str | int | float] = {}
     """Sent with every order beside `image`, `prompt` and `seed`: `model`, `base`, `adapter`, `scale`, `size`, ..."""
     api_key_env: str = "NIGAOE_API_KEY"
@@ -165,4 +167,17 @@ class EvalConfig(Config):
         twice = sorted({name for name in systems if systems.count(name) > 1})
         if twice:
             raise ValueError(f"{twice[0]!r} names two systems; give each a name of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_draws(self) -> Self:
+        if not isinstance(self.protocol, FolderProtocolConfig):
+            return self
+        if not (self.protocol.bases or self.folders or self.servers):
+            raise ValueError("there are no pictures to score; name bases that draw, or folders or servers that have")
+        if self.adapters and not (self.protocol.bases and self.protocol.image_encoder):
+            raise ValueError(
+                f"adapters {', '.join(self.adapters)} have nothing to draw with; name protocol.bases and "
+                "protocol.image_encoder"
+            )
         return self

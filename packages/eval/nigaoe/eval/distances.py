@@ -50,10 +50,11 @@ def distances(real: Mapping[str, Side], fake: Mapping[str, Side]) -> Distances:
         figures[frechet] = Estimate(value=_gaussian(one).distance(_gaussian(other)), n=n)
         if min(len(one.kept.ids), len(other.kept.ids)) < _LEAST:
             continue
-        curve = _with(FrechetInfinity(space, points=_POINTS, smallest=max(_LEAST, n // 4)), one, other)
+        kept = len(other.kept.ids)
+        curve = _with(FrechetInfinity(space, points=_POINTS, smallest=max(_LEAST, kept // 4)), one, other)
         points = curve.curve()
         curves[frechet] = [SizePoint(n=point.n, distance=point.distance) for point in points]
-        figures[curve.name] = Estimate(value=extrapolated(points), n=n)
+        figures[curve.name] = Estimate(value=extrapolated(points), n=kept)
         figures |= _of_samples(one, other)
     return Distances(figures, curves)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from nigaoe.core.reports import Cell, Metric, Report
 from nigaoe.eval.systems import is_ceiling, metric_of
-from nigaoe.eval.wording import bare_figure, interval
+from nigaoe.eval.wording import Style
 
 _ATTRIBUTE = "attribute."
 _DISTRIBUTION = ("fd_", "kd_", "fid", "kid", "precision", "recall", "density", "coverage", "cmmd")
@@ -59,7 +59,7 @@ def figure_tables(report: Report) -> list[Table]:
         _table(
             report,
             "Is it the same person?",
-            "Percent of pictures in which the judge sees the reference person's attribute, with the 95 % interval below. "
+            "Percent of pictures in which the judge sees the reference's attribute, with the 95 % interval below. "
             "The judge is a classifier that took no part in training; what it makes of real pictures is the ceiling. "
             "A base without an adapter knows nothing of the reference: its rows show what guessing gives.",
             _is_attribute,
@@ -97,6 +97,14 @@ def head_of(name: str, metric: Metric, unit: str = "") -> Head:
     return Head(metric.title, name, _ARROWS[metric.higher_is_better], unit)
 
 
+def column_styles(report: Report, names: Sequence[str]) -> dict[str, Style]:
+    """How each metric's figures are written."""
+    return {
+        name: Style.of(metric_of(report, name).is_share, [c.metrics[name] for c in report.cells if name in c.metrics])
+        for name in names
+    }
+
+
 def metric_names(report: Report, cells: Sequence[Cell]) -> list[str]:
     """Of all figures that some of the cells have, in the order of the report."""
     named = dict.fromkeys((*report.metrics, *(name for cell in cells for name in cell.metrics)))
@@ -109,10 +117,14 @@ def _table(report: Report, title: str, words: str, belongs: Callable[[str], bool
         return None
     names.sort(key=lambda name: name != f"{_ATTRIBUTE}mean")
     metrics = {name: metric_of(report, name) for name in names}
+    styles = column_styles(report, names)
     cells = [cell for cell in report.cells if any(name in cell.metrics for name in names)]
     rows = [
         TableRow(
-            cell.title, cell.name, is_ceiling(cell, report), [_figure(cell, name, metrics[name]) for name in names]
+            cell.title,
+            cell.name,
+            is_ceiling(cell, report),
+            [_figure(cell, name, metrics[name], styles[name]) for name in names],
         )
         for cell in cells
     ]
@@ -120,12 +132,12 @@ def _table(report: Report, title: str, words: str, belongs: Callable[[str], bool
     return Table(title, words, [head_of(name, metric, _unit(metric)) for name, metric in metrics.items()], rows)
 
 
-def _figure(cell: Cell, name: str, metric: Metric) -> Figure | None:
+def _figure(cell: Cell, name: str, metric: Metric, style: Style) -> Figure | None:
     if name not in cell.metrics:
         return None
     estimate = cell.metrics[name]
     share = estimate.value if metric.is_share and metric.higher_is_better else None
-    return Figure(bare_figure(estimate, metric.is_share), interval(estimate, metric.is_share), share)
+    return Figure(style.bare(estimate.value), style.interval(estimate), share)
 
 
 def _unit(metric: Metric) -> str:

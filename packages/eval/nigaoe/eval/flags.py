@@ -7,14 +7,14 @@ import numpy as np
 from nigaoe.core.reports import Cell, Check
 from nigaoe.eval.merging import MergedCell
 from nigaoe.eval.plan import Plan
-from nigaoe.eval.protocols.protocol import DRAWN, CellPlan
+from nigaoe.eval.protocols.protocol import DRAWN, REAL, CellPlan
 
 _ASPECT = 0.02
 """Difference of aspect ratios that a network's square input hides."""
 _SHRUNK = 0.5
 """Sides of real pictures below this share of the drawn ones' are thumbnails."""
 _ALIKE = 0.99
-"""A cosine between pictures of different samples above which a network sees one picture."""
+"""A mean cosine between pictures of different samples above which a network sees one picture."""
 
 
 def flags_of(plan: Plan, checks: Sequence[Check], cells: Sequence[Cell], merged: Mapping[str, MergedCell]) -> list[str]:
@@ -28,9 +28,13 @@ def flags_of(plan: Plan, checks: Sequence[Check], cells: Sequence[Cell], merged:
         found += _failed(cell)
         found += _broken(cell, asked)
         found += _unworded(cell, asked)
-        found += _copies(cell, merged[cell.name])
+        found += _copies(asked, merged[cell.name])
+        found += _alike(asked, merged[cell.name])
         if asked.yardstick is not None:
             found += _shapes(cell, merged[cell.name], merged[asked.yardstick])
+    for asked in plan.cells:
+        if asked.source in REAL:
+            found += _copies(asked, merged[asked.name])
     return found
 
 
@@ -61,7 +65,7 @@ def _unworded(cell: Cell, asked: CellPlan) -> list[str]:
     ]
 
 
-def _copies(cell: Cell, merged: MergedCell) -> list[str]:
+def _copies(cell: CellPlan, merged: MergedCell) -> list[str]:
     keys = [key.tobytes() for key in merged.keys]
     repeated = len(keys) - len(set(keys))
     found = []
@@ -73,8 +77,28 @@ def _copies(cell: Cell, merged: MergedCell) -> list[str]:
     return found
 
 
+def _alike(cell: CellPlan, merged: MergedCell) -> list[str]:
+    """Pictures that were rescaled twice on their way into files are black, and as good as one picture."""
+    found = []
+    for name, side in merged.sides.items():
+        n = len(side.kept.ids)
+        if n < 2:
+            continue
+        rows = side.kept.features.astype(np.float64)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        units = rows / np.where(lengths > 0, lengths, 1.0)
+        # Of all pairs, without those of a picture with itself.
+        cosine = (np.square(units.sum(axis=0)).sum() - np.square(units).sum()) / (n * (n - 1))
+        if cosine > _ALIKE:
+            found.append(
+                f"{cell.title}: to {name} all its pictures are one (mean cosine {cosine:.4f}); look whether they are "
+                "black or were rescaled twice."
+            )
+    return found
+
+
 def _shapes(cell: Cell, drawn: MergedCell, real: MergedCell) -> list[str]:
-    if not all("width_px" in one.table.columns for one in (drawn, real)):
+    if any(np.isnan(one.table.columns.get("width_px", np.zeros(0))).all() for one in (drawn, real)):
         return []
     sizes = [_typical(one) for one in (drawn, real)]
     (width, height), (real_width, real_height) = sizes

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from nigaoe.core.reports import Estimate, Report
 from nigaoe.eval.protocols.protocol import Headline
-from nigaoe.eval.wording import figure, interval
+from nigaoe.eval.wording import Style, figure
 
 
 @dataclass(frozen=True)
@@ -32,5 +32,5 @@ def _text(headline: Headline, estimate: Estimate, figures: dict[tuple[str, str],
         for words, cell, metric in headline.beside
         if (cell, metric) in figures
     ]
-    said = figure(estimate.value, headline.is_share), interval(estimate, headline.is_share)
-    return HeadlineText(headline.title, *said, ", ".join(beside))
+    style = Style.of(headline.is_share, [estimate])
+    return HeadlineText(headline.title, style.figure(estimate.value), style.interval(estimate), ", ".join(beside))

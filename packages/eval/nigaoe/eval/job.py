@@ -66,7 +66,7 @@ def run_evaluation(config: EvalConfig, hands_of: Callable[[Plan], Hands] | None 
     # Last, for whoever finds a report may trust that the rest is there.
     write_whole(config.out / "report.json", f"{report.model_dump_json(indent=2)}\n".encode())
     if config.wandb_project is not None:
-        log_to_wandb(config.wandb_project, report, tables, gallery, rows)
+        log_to_wandb(config.wandb_project, config.out, report, tables, gallery, rows)
     return report
 
 

@@ -17,7 +17,7 @@ from nigaoe.eval.size_chart import size_charts
 from nigaoe.eval.sweep_chart import sweep_sections
 from nigaoe.eval.systems import metric_of
 from nigaoe.eval.tables import SampleTable
-from nigaoe.eval.verdicts import control_table, verdict_tables
+from nigaoe.eval.verdicts import broken_controls, control_table, verdict_tables
 
 _TEMPLATE = "report.html.j2"
 
@@ -65,6 +65,8 @@ def write_page(
         size_charts=size_charts(report),
         checks=checks_in_order(report),
         controls=control_table(report),
+        n_controls=sum(len(cell.controls) for cell in report.cells),
+        n_broken=len(broken_controls(report)),
         failures=failures(report),
         cut_prompts=cut_prompts(report),
         meanings={name: metric_of(report, name) for name in metric_names(report, report.cells)},

@@ -26,7 +26,7 @@ from nigaoe.eval.shards import ShardTask, fingerprint_of, split_cell
 _LIBRARIES = ("nigaoe", "torch", "diffusers", "transformers", "torchmetrics", "numpy")
 _MADE_HERE = ("making", "metrics", "protocols", "scoring")
 """Code of this package that figures depend on, beside `_FILES`."""
-_FILES = ("panel.py", "worker.py", "gallery.py")
+_FILES = ("panel.py", "worker.py", "gallery.py", "shards.py")
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,11 @@ def make_plan(config: EvalConfig) -> Plan:
 
 
 def _identified(protocol: EvalProtocol, cell: CellPlan, folders: dict[str, FolderPictures]) -> list[str]:
-    """What each sample is made from."""
-    told = [protocol.identify(cell, place) for place in range(cell.n)]
+    """What each sample is called and made from."""
+    told = [
+        f"{protocol.sample_id(cell, place)} {protocol.group(cell, place)} {protocol.identify(cell, place)}"
+        for place in range(cell.n)
+    ]
     if cell.source != "folder" or cell.target is None:
         return told
     folder = folders[cell.target]
@@ -134,7 +137,7 @@ class _Hashes:
         return cls(
             bases={name: model_fingerprint(name) for name in sorted({cell.base for cell in cells if cell.base})},
             adapters={name: file_fingerprint(path) for name, path in adapters.items()},
-            image_encoder=model_fingerprint(protocol.image_encoder, "image encoder") if adapters else None,
+            image_encoder=model_fingerprint(protocol.image_encoder or "", "image encoder") if adapters else None,
             clip=model_fingerprint(protocol.clip, "scoring CLIP"),
             networks=_networks(config),
             code=_code_fingerprint(),

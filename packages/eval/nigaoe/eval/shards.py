@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -22,6 +21,9 @@ from nigaoe.eval.tables import SampleTable
 
 Statistics = Samples | CountedMoments
 """What is left of features: themselves, or where they would be the larger, their moments."""
+
+_CHECKSUM_BYTES = 16
+"""At the end of a file."""
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,11 @@ class ShardStore:
         """Keep a finished shard, in place of a stale one."""
         buffer = io.BytesIO()
         np.savez(buffer, **_arrays(result))
-        write_whole(self._path(task), buffer.getvalue())
+        content = buffer.getvalue()
+        write_whole(self._path(task), content + _checksum(content))
 
     def has(self, task: ShardTask) -> bool:
-        """Whether it is finished and whole; its content is not looked at."""
+        """Whether it is finished, of this task, and undamaged."""
         return self._opened(task) is not None
 
     def read(self, task: ShardTask) -> ShardResult | None:
@@ -117,20 +120,21 @@ class ShardStore:
         if opened is None:
             return None
         header, content = opened
-        try:
-            with np.load(content, allow_pickle=False) as arrays:
-                return _result(task, header, {name: arrays[name] for name in arrays.files})
-        except (BadZipFile, ValueError, KeyError, EOFError):
-            return None
+        with np.load(content, allow_pickle=False) as arrays:
+            return _result(task, header, {name: arrays[name] for name in arrays.files})
 
     def _opened(self, task: ShardTask) -> tuple[dict[str, Any], io.BytesIO] | None:
         try:
-            # From memory: numpy leaves a file open when it turns out to be damaged.
-            content = io.BytesIO(self._path(task).read_bytes())
-            with np.load(content, allow_pickle=False) as arrays:
-                header: dict[str, Any] = json.loads(str(arrays["header"]))
-        except (FileNotFoundError, BadZipFile, ValueError, KeyError, EOFError):
+            file = self._path(task).read_bytes()
+        except FileNotFoundError:
             return None
+        whole, checksum = file[:-_CHECKSUM_BYTES], file[-_CHECKSUM_BYTES:]
+        # The checksums of a zip file cover its members, not the list of them: one may be lost without a word.
+        if _checksum(whole) != checksum:
+            return None
+        content = io.BytesIO(whole)
+        with np.load(content, allow_pickle=False) as arrays:
+            header: dict[str, Any] = json.loads(str(arrays["header"]))
         content.seek(0)
         return (header, content) if header["fingerprint"] == task.fingerprint else None
 
@@ -138,6 +142,10 @@ class ShardStore:
         if task.cell.source in REAL:
             return self.cache / task.fingerprint[:2] / f"{task.fingerprint}.npz"
         return self.folder / f"{task.id}.npz"
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_CHECKSUM_BYTES).digest()
 
 
 def _arrays(result: ShardResult) -> dict[str, Any]:
@@ -152,7 +160,7 @@ def _arrays(result: ShardResult) -> dict[str, Any]:
         "statistics": {},
     }
     arrays: dict[str, Any] = {
-        "columns": np.array(list(table.columns.values()), np.float64).reshape(len(table.columns), -1),
+        "columns": np.array(list(table.columns.values()), np.float64).reshape(len(table.columns), len(table.ids)),
         "keys": result.keys,
     }
     for name, kept in result.statistics.items():

@@ -1,4 +1,4 @@
-"""How distances of distributions fall with the number of samples, drawn over 1 / n: a straight line ends at infinity."""
+"""How distances of distributions fall with the number of samples, drawn over 1 / n: a line that ends at infinity."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ def _shown(report: Report) -> list[Cell]:
 
 
 def _chart(report: Report, name: str, cells: Sequence[Cell]) -> Chart:
-    title, series = metric_of(report, name).title, []
+    series = list[Series]()
     for colour, cell in enumerate(cells):
         points = [
             Point(1 / point.n, point.distance, words=f"{cell.title}, n = {point.n:,}: {figure(point.distance, False)}")
@@ -43,9 +43,11 @@ def _chart(report: Report, name: str, cells: Sequence[Cell]) -> Chart:
         endless = cell.metrics.get(_endless(name))
         if endless is not None:
             words = f"{cell.title}, endlessly many: {figure(endless.value, False)}"
-            series.append(Series("", [Point(0.0, endless.value, words=words)], "mark", colour))
+            ring = Point(0.0, endless.value, words=words)
+            series += [Series("", [ring, points[-1]], "dashed", colour), Series("", [ring], "mark", colour)]
     sizes = {point.n for cell in cells for point in cell.size_curves[name]}
-    plot = lay_out(series, Axis("samples", _ticks(sizes)), Axis(title), *_SIZE)
+    plot = lay_out(series, Axis("samples", _ticks(sizes)), Axis(""), *_SIZE)
+    title = f"{metric_of(report, name).title}, {cells[0].base or 'no base of this run'}"
     return Chart(title, {"": plot}, [(one.title, one.kind, one.colour) for one in series if one.kind == "line"])
 
 

@@ -174,7 +174,7 @@ def baselines(cells: Sequence[CellPlan]) -> list[tuple[CellPlan, CellPlan]]:
 def _comparisons(plan: Plan, tables: Mapping[str, SampleTable], metrics: Mapping[str, Metric]) -> list[Comparison]:
     likes: dict[str, FolderTarget | ServerTarget] = {**plan.config.folders, **plan.config.servers}
     pairs = [(cell.name, other.name) for cell, other in baselines(plan.cells)]
-    pairs += [(name, target.like) for name, target in likes.items()]
+    pairs += [(name, target.like) for name, target in likes.items() if target.like is not None]
     found = []
     for cell, baseline in dict.fromkeys(pairs):
         one, other = tables[cell], tables[baseline]
@@ -204,10 +204,13 @@ def _notes(plan: Plan) -> list[str]:
     yardsticks = [cell for cell in cells if _is_yardstick(plan, cell)]
     is_toy = isinstance(plan.config.protocol, ToyProtocolConfig)
     unit = "identities" if is_toy else "references"
+    drawn = (
+        f"; {setting.steps} DDIM steps, guidance {setting.guidance_scale:g}, adapter scale {setting.adapter_scale:g}, "
+        f"{setting.precision}, seed {plan.config.seed}"
+    )
     told = [
-        f"Up to {max(cell.n for cell in cells)} pictures per cell; {setting.steps} DDIM steps, guidance "
-        f"{setting.guidance_scale:g}, adapter scale {setting.adapter_scale:g}, {setting.precision}, "
-        f"seed {plan.config.seed}.",
+        f"Up to {max(cell.n for cell in cells)} pictures per cell"
+        f"{drawn if any(cell.source == 'generation' for cell in cells) else ''}.",
         f"Intervals are 95 % percentile bootstrap intervals over {unit} ({RESAMPLES} resamples, fixed seed); those of "
         "KD, KID and CMMD are jackknife intervals over pictures.",
         f"FD and KD are distances of distributions on the named network's features, to {yardsticks[0].n} real pictures "

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from nigaoe.core.reports import Cell, Estimate, Report, Sweep
 from nigaoe.eval.charts import Axis, Chart, Point, Series, lay_out
-from nigaoe.eval.figure_tables import Head, head_of
+from nigaoe.eval.figure_tables import Head, column_styles, head_of
 from nigaoe.eval.systems import identity_metric, metric_of
-from nigaoe.eval.wording import bare_figure, interval
+from nigaoe.eval.wording import figure
 
 _ACROSS, _UP = "clip_t", "clip_i"
 _MOST = 5
@@ -96,7 +96,7 @@ def _scale(cell: Cell) -> str:
 
 def _point(cell: Cell, label: str) -> Point:
     x, y = cell.metrics[_ACROSS], cell.metrics[_UP]
-    words = f"{cell.title}: {bare_figure(x, False)}, {bare_figure(y, False)}"
+    words = f"{cell.title}: {figure(x.value, False)}, {figure(y.value, False)}"
     return Point(x.value, y.value, label, words, _interval(x), _interval(y))
 
 
@@ -105,16 +105,6 @@ def _interval(estimate: Estimate) -> tuple[float, float] | None:
 
 
 def _row(report: Report, cell: Cell, scale: str, names: Sequence[str]) -> ScaleRow:
-    figures = []
-    for name in names:
-        if name not in cell.metrics:
-            figures.append(("", ""))
-            continue
-        estimate, is_share = cell.metrics[name], metric_of(report, name).is_share
-        figures.append(
-            (
-                bare_figure(estimate, is_share) + ("\N{NO-BREAK SPACE}%" if is_share else ""),
-                interval(estimate, is_share),
-            )
-        )
+    estimates = [(style, cell.metrics.get(name)) for name, style in column_styles(report, names).items()]
+    figures = [("", "") if e is None else (style.figure(e.value), style.interval(e)) for style, e in estimates]
     return ScaleRow(scale, cell.name, figures)

@@ -7,7 +7,7 @@ from typing import Literal
 from nigaoe.core.reports import Cell, Comparison, Control, Report
 from nigaoe.eval.figure_tables import Head, head_of
 from nigaoe.eval.systems import by_importance, is_about_words, is_principal, metric_of, sees_reference, tested_cells
-from nigaoe.eval.wording import NBSP, counted, difference, figure, p_value
+from nigaoe.eval.wording import NBSP, Style, counted, figure, p_value
 
 Tone = Literal["good", "bad", "soft"]
 Word = tuple[str, Tone]
@@ -65,8 +65,9 @@ def verdict_tables(report: Report) -> tuple[VerdictTable | None, VerdictTable | 
 def control_table(report: Report) -> VerdictTable | None:
     """What mixing up the pairs does to each metric in each cell."""
     names = by_importance(dict.fromkeys(name for cell in report.cells for name in cell.controls))
+    styles = _styles(report, names)
     lines = [
-        Line(cell.title, cell.name, [_control_entry(report, cell, name) for name in names])
+        Line(cell.title, cell.name, [_control_entry(cell, name, styles[name]) for name in names])
         for cell in report.cells
         if cell.controls
     ]
@@ -103,34 +104,43 @@ def _table(report: Report, names: Sequence[str]) -> VerdictTable | None:
 def _group(report: Report, cell: Cell, names: Sequence[str]) -> Group:
     titles = {other.name: other.title for other in report.cells}
     found = {(c.baseline, c.metric): c for c in report.comparisons if c.cell == cell.name}
+    styles = _styles(report, names)
     lines = []
     for baseline in dict.fromkeys(baseline for baseline, _ in found):
-        entries = [_compared(report, found.get((baseline, name))) for name in names]
+        entries = [_compared(found.get((baseline, name)), styles[name]) for name in names]
         lines.append(Line(titles.get(baseline, baseline), baseline, entries))
-    lines.append(Line("shuffled references", "", [_control_entry(report, cell, name) for name in names]))
+    lines.append(Line("shuffled references", "", [_control_entry(cell, name, styles[name]) for name in names]))
     n_groups = max((c.n_groups for c in found.values()), default=0)
     lines = [line for line in lines if any(line.entries)]
     return Group(cell.title, cell.name, f"on {counted(n_groups, 'reference')}", lines)
 
 
-def _compared(report: Report, comparison: Comparison | None) -> Entry | None:
+def _compared(comparison: Comparison | None, style: Style) -> Entry | None:
     if comparison is None:
         return None
-    value, between = difference(comparison.difference, metric_of(report, comparison.metric).is_share)
+    told = comparison.difference
     words: dict[bool | None, Word] = {
         True: ("better", "good"),
         False: ("worse", "bad"),
         None: ("cannot be told apart", "soft"),
     }
-    return Entry(value, between, p_value(comparison.p), *words[comparison.is_better])
+    return Entry(
+        style.signed(told.value), style.signed_interval(told), p_value(comparison.p), *words[comparison.is_better]
+    )
 
 
-def _control_entry(report: Report, cell: Cell, name: str) -> Entry | None:
+def _control_entry(cell: Cell, name: str, style: Style) -> Entry | None:
     if name not in cell.controls:
         return None
     control = cell.controls[name]
-    value, between = difference(control.gap, metric_of(report, name).is_share)
-    return Entry(value, between, f"AUC{NBSP}{figure(control.auc, False)}", *control_word(cell, name, control))
+    auc, word = f"AUC{NBSP}{figure(control.auc, False)}", control_word(cell, name, control)
+    return Entry(style.signed(control.gap.value), style.signed_interval(control.gap), auc, *word)
+
+
+def _styles(report: Report, names: Sequence[str]) -> dict[str, Style]:
+    differences = {name: [c.difference for c in report.comparisons if c.metric == name] for name in names}
+    gaps = {name: [cell.controls[name].gap for cell in report.cells if name in cell.controls] for name in names}
+    return {name: Style.of(metric_of(report, name).is_share, differences[name] + gaps[name]) for name in names}
 
 
 def _heads(report: Report, names: Sequence[str]) -> list[Head]:

@@ -1,6 +1,8 @@
 """Figures, intervals and differences in words."""
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from nigaoe.core.reports import Estimate
 
@@ -9,30 +11,53 @@ NBSP = "\N{NO-BREAK SPACE}"
 _NOTHING = "\N{EN DASH}"
 
 
+@dataclass(frozen=True)
+class Style:
+    """How figures of one column are written: with equally many digits, so that they compare at a glance."""
+
+    is_share: bool
+    decimals: int
+
+    @classmethod
+    def of(cls, is_share: bool, estimates: Iterable[Estimate]) -> "Style":
+        """That of figures of such a size."""
+        values = [v for e in estimates for v in (e.value, e.low, e.high) if v is not None and math.isfinite(v)]
+        return cls(is_share, 1 if is_share else _decimals(max(map(abs, values), default=0.0)))
+
+    def bare(self, value: float) -> str:
+        """A figure without its unit; shares in percent."""
+        if not math.isfinite(value):
+            return _NOTHING
+        text = f"{100 * value if self.is_share else value:.{self.decimals}f}"
+        return text if float(text) else text.lstrip("-")
+
+    def figure(self, value: float) -> str:
+        """A figure with its unit."""
+        return f"{self.bare(value)}{NBSP}%" if self.is_share and math.isfinite(value) else self.bare(value)
+
+    def interval(self, estimate: Estimate) -> str:
+        """The 95 % interval; empty where there is none."""
+        if estimate.low is None or estimate.high is None:
+            return ""
+        return f"{self.bare(estimate.low)} \N{EN DASH} {self.bare(estimate.high)}"
+
+    def signed(self, value: float) -> str:
+        """A difference; that of shares in percentage points."""
+        text = self.bare(value)
+        if text == _NOTHING or not float(text):
+            return text
+        return f"\N{MINUS SIGN}{text[1:]}" if text.startswith("-") else f"+{text}"
+
+    def signed_interval(self, estimate: Estimate) -> str:
+        """That of a difference; empty where there is none."""
+        if estimate.low is None or estimate.high is None:
+            return ""
+        return f"{self.signed(estimate.low)} to {self.signed(estimate.high)}"
+
+
 def figure(value: float, is_share: bool) -> str:
-    """A share in percent, anything else with digits to its size."""
-    if not math.isfinite(value):
-        return _NOTHING
-    return f"{100 * value:.1f}{NBSP}%" if is_share else f"{value:.{_decimals(abs(value))}f}"
-
-
-def interval(estimate: Estimate, is_share: bool) -> str:
-    """The 95 % interval; empty where there is none."""
-    if estimate.low is None or estimate.high is None:
-        return ""
-    return f"{_bare(estimate.low, estimate, is_share)} \N{EN DASH} {_bare(estimate.high, estimate, is_share)}"
-
-
-def bare_figure(estimate: Estimate, is_share: bool) -> str:
-    """A figure without its unit, with as many digits as its interval."""
-    return _bare(estimate.value, estimate, is_share)
-
-
-def difference(estimate: Estimate, is_share: bool) -> tuple[str, str]:
-    """A difference and its interval with signs; those of shares in percentage points."""
-    values = (estimate.value, estimate.low, estimate.high)
-    value, low, high = ("" if v is None else _signed(_bare(v, estimate, is_share)) for v in values)
-    return value, f"{low} \N{EN DASH} {high}" if low and high else ""
+    """One figure alone, with digits to its size."""
+    return Style.of(is_share, [Estimate(value=value, n=1)]).figure(value)
 
 
 def p_value(p: float) -> str:
@@ -42,28 +67,15 @@ def p_value(p: float) -> str:
     return f"p{NBSP}={NBSP}{p:.3f}" if p < 0.1 else f"p{NBSP}={NBSP}{p:.2f}"
 
 
-def counted(n: int, unit: str, units: str | None = None) -> str:
+def counted(n: int, unit: str) -> str:
     """`1 sample`, `2,000 samples`."""
-    return f"{n:,} {unit if n == 1 else units or f'{unit}s'}"
-
-
-def _bare(value: float, among: Estimate, is_share: bool) -> str:
-    if not math.isfinite(value):
-        return _NOTHING
-    if is_share:
-        return f"{100 * value:.1f}"
-    sizes = [abs(v) for v in (among.value, among.low, among.high) if v is not None and math.isfinite(v)]
-    return f"{value:.{_decimals(max(sizes))}f}"
+    return f"{n:,} {unit}" if n == 1 else f"{n:,} {unit}s"
 
 
 def _decimals(size: float) -> int:
-    """Three digits that matter, between one and six of them behind the point."""
-    if size == 0:
+    if size >= 10:
+        return 1
+    if size >= 0.1 or size == 0:
         return 3
-    return min(max(2 - math.floor(math.log10(size)), 1), 6) if size < 0.01 or size >= 10 else 3
-
-
-def _signed(text: str) -> str:
-    if text == _NOTHING or not float(text):
-        return text.lstrip("-")
-    return f"\N{MINUS SIGN}{text[1:]}" if text.startswith("-") else f"+{text}"
+    # Two digits that matter of figures that are a tenth of the largest.
+    return min(2 - math.floor(math.log10(size)), 9)

@@ -62,7 +62,9 @@ class EnginePictures:
         if cell.adapter is None or cell.scale is None:
             return [()] * len(references)
         if self._encoder is None:
-            self._encoder = load_image_encoder(self.config.protocol.image_encoder, self.device)
+            name = self.config.protocol.image_encoder
+            assert name is not None
+            self._encoder = load_image_encoder(name, self.device)
         adapter = self._adapter_of(cell.adapter, self._engine_of(cell).base)
         features = image_features(adapter, self._encoder, references)
         return [(prompt,) for prompt in guided_image_prompts(adapter, features, cell.scale)]

@@ -1,9 +1,8 @@
-"""A folder of reference pictures times a list of prompts, on bases and adapters of any origin."""
+"""A folder of reference pictures times a list of prompts, on bases and adapters of any origin, or drawn elsewhere."""
 
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-
-from PIL import Image
 
 from nigaoe.core.errors import DataError
 from nigaoe.core.images import read_image
@@ -14,6 +13,8 @@ from nigaoe.eval.scoring.weights import file_fingerprint
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _REFERENCES = "references"
+_PICTURES = 64
+"""In memory at a time; samples that follow one another share their reference."""
 
 
 class FolderProtocol:
@@ -32,38 +33,44 @@ class FolderProtocol:
         self.config, self.run, self.adapters = config, run, list(run.adapters)
         self.root = config.references.resolve()
         self.paths = _list_pictures(config.references)
+        self._read = lru_cache(maxsize=_PICTURES)(read_image)
 
     def cells(self) -> list[CellPlan]:
         cells = [CellPlan(_REFERENCES, "References", "references", len(self.paths))]
         if self._others:
             title, n = "Ceiling: another photo of the person", len(self._others)
             cells.append(CellPlan("real", title, "picture", n, yardstick=_REFERENCES, references=_REFERENCES))
+        usual = CellPlan(
+            name="",
+            title="",
+            source="generation",
+            n=len(self.paths) * len(self.config.prompts),
+            prompt=self.config.prompts[0] if len(self.config.prompts) == 1 else None,
+            yardstick=_REFERENCES,
+            references=_REFERENCES,
+        )
         for base_name, base in self.config.bases.items():
             for adapter in (None, *self.adapters):
                 words = "no adapter" if adapter is None else f"adapter {adapter!r}"
                 cells.append(
-                    CellPlan(
+                    replace(
+                        usual,
                         name=f"{base_name}-{adapter or 'none'}",
                         title=f"Base {base_name!r}, {words}",
-                        source="generation",
-                        n=len(self.paths) * len(self.config.prompts),
                         base=base,
                         adapter=adapter,
                         scale=None if adapter is None else self.run.sampling.adapter_scale,
-                        prompt=self.config.prompts[0] if len(self.config.prompts) == 1 else None,
-                        yardstick=_REFERENCES,
-                        references=_REFERENCES,
                     )
                 )
-        return with_targets(with_scales(cells, self.run.sampling.scales), self.run)
+        return with_targets(with_scales(cells, self.run.sampling.scales), self.run, usual)
 
     def sample(self, cell: CellPlan, index: int) -> Sample:
         path, prompt = self._row(cell, index)
-        image, picture = _read(path), None
+        image, picture = self._read(path), None
         if cell.source in REAL:
             picture = image
         elif cell.source == "picture":
-            picture = _read(self._others[index][1])
+            picture = self._read(self._others[index][1])
         return Sample(self.sample_id(cell, index), self.group(cell, index), image, prompt, picture)
 
     def group(self, cell: CellPlan, index: int) -> str:
@@ -128,9 +135,10 @@ class FolderProtocol:
         return [Column("Reference", None), *(Column(cell.title, cell.name) for cell in drawn)][:8]
 
     def grid_caption(self) -> str:
+        noise = " Pictures of a row share their noise." if self.config.bases else ""
         return (
             f"Each row is a reference picture, the first of the folder in order of their names; the prompt is "
-            f"“{self.config.prompts[0]}”. Pictures of a row share their noise."
+            f"“{self.config.prompts[0]}”.{noise}"
         )
 
     def headlines(self) -> list[Headline]:
@@ -142,6 +150,9 @@ class FolderProtocol:
                 lines.append(Headline(f"CLIP-I, {base}, {adapter}", cell, "clip_i", unlike, is_share=False))
                 unadapted = (("without adapter", none, "clip_t"),)
                 lines.append(Headline(f"CLIP-T, {base}, {adapter}", cell, "clip_t", unadapted, is_share=False))
+        if not self.config.bases:
+            pairs = [(name, word) for name in (*self.run.folders, *self.run.servers) for word in ("i", "t")]
+            lines += [Headline(f"CLIP-{w.upper()}, {name}", name, f"clip_{w}", is_share=False) for name, w in pairs]
         return lines
 
 
@@ -156,8 +167,3 @@ def _list_pictures(folder: Path) -> list[Path]:
     for path in paths:
         read_image(path)
     return paths
-
-
-@lru_cache(maxsize=64)
-def _read(path: Path) -> Image.Image:
-    return read_image(path)

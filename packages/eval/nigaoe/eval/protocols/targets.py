@@ -22,8 +22,8 @@ def with_scales(cells: Sequence[CellPlan], scales: Sequence[float]) -> list[Cell
     return found
 
 
-def with_targets(cells: Sequence[CellPlan], config: EvalConfig) -> list[CellPlan]:
-    """The cells, and one for each folder and server, of the samples of the cell that it is like.
+def with_targets(cells: Sequence[CellPlan], config: EvalConfig, usual: CellPlan | None = None) -> list[CellPlan]:
+    """The cells, and one for each folder and server, of the samples of the cell that it is like, else of `usual`.
 
     Raises:
         ConfigError: There is no such cell.
@@ -32,16 +32,20 @@ def with_targets(cells: Sequence[CellPlan], config: EvalConfig) -> list[CellPlan
     drawn = {cell.name: cell for cell in cells if cell.source in DRAWN}
     targets: dict[str, FolderTarget | ServerTarget] = {**config.folders, **config.servers}
     for name, target in targets.items():
-        if target.like not in drawn:
+        like = usual if target.like is None else drawn.get(target.like)
+        if like is None and target.like is None:
+            raise ConfigError(f"{name!r} is like no cell; give `like`, one of: {', '.join(drawn)}")
+        if like is None:
             raise ConfigError(
                 f"{name!r} is like cell {target.like!r}, which this evaluation lacks; it has: {', '.join(drawn)}"
             )
         is_folder = name in config.folders
+        title = f"{'Folder' if is_folder else 'Server'} {name!r}"
         found.append(
             replace(
-                drawn[target.like],
+                like,
                 name=name,
-                title=f"{'Folder' if is_folder else 'Server'} {name!r}, like {target.like!r}",
+                title=title if target.like is None else f"{title}, like {target.like!r}",
                 source="folder" if is_folder else "server",
                 base=None,
                 adapter=None,

@@ -26,7 +26,8 @@ class ToyProtocol:
         cells = [*self._real(), *self._ceilings()]
         for style in STYLES:
             cells.append(self._drawn(style, None))
-            cells += [self._drawn(style, adapter, red=red) for red in (False, True) for adapter in self.adapters]
+            demands = (False, True) if self.config.obedience else (False,)
+            cells += [self._drawn(style, adapter, red=red) for red in demands for adapter in self.adapters]
         return with_targets(with_scales(cells, self.run.sampling.scales), self.run)
 
     def _real(self) -> list[CellPlan]:
@@ -138,7 +139,8 @@ class ToyProtocol:
         columns += [Column(f"Photo base, {self._words(a)}", self._name("photo", a)) for a in tested]
         columns += [Column("Anime base, no adapter", "anime-none")]
         columns += [Column(f"Anime base, {self._words(a)}", self._name("anime", a)) for a in self.adapters]
-        columns += [Column("Anime base, “on a red background”", self._name("anime", a, red=True)) for a in tested]
+        if self.config.obedience:
+            columns += [Column("Anime base, “on a red background”", self._name("anime", a, red=True)) for a in tested]
         made = [Column(cell.title, cell.name) for cell in self.cells() if cell.target]
         return [*columns, *made, Column("Truth: the person, drawn", "real-anime")]
 
@@ -170,7 +172,7 @@ class ToyProtocol:
         return [
             *lines,
             Headline("Still drawn as anime", anime, "judged_anime", unadapted),
-            Headline("Red background when asked", "anime-red", "background_red", unasked),
+            *([Headline("Red background when asked", "anime-red", "background_red", unasked)] * self.config.obedience),
             Headline("Background copied", anime, "background_copied", chance),
         ]
 
