@@ -54,7 +54,7 @@ class LocalCluster:
     def add_worker(self, cpus: int = 1) -> None:
         """One node more; returns when the cluster knows it."""
         expected = self.alive() + 1
-        name = f"worker-{len(self.processes)}"
+        name = f"w{len(self.processes)}"
         worker = self._start(name, f"--address={self.gcs_address}", f"--num-cpus={cpus}")
         self.workers.append(worker)
         self._wait(worker, name, lambda: self.alive() >= expected)
@@ -81,8 +81,8 @@ class LocalCluster:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
         command += [f"--node-ip-address={HOST}", f"--object-store-memory={STORE_BYTES}"]
         command += ["--min-worker-port=0", "--max-worker-port=0", f"--dashboard-agent-listen-port={free_ports(1)[0]}"]
-        if "--head" in arguments:
-            command.append(f"--temp-dir={self._folder.name}")
+        # Nodes that shared one would unpack a job's folder over one another, under the feet of the command.
+        command.append(f"--temp-dir={self._folder.name}/{name}")
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         variables = os.environ | {"PATH": path, "RAY_worker_niceness": "0", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"}
         with (Path(self._folder.name) / f"{name}.log").open("wb") as log:

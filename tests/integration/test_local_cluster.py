@@ -1,4 +1,4 @@
-"""A head and two worker nodes as processes of their own: prepare, train, evaluate, promote and serve, one node killed."""
+"""A head and two worker nodes on one machine: prepare, train, evaluate, promote and serve, with one node killed."""
 
 import os
 import subprocess

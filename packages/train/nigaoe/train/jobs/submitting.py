@@ -179,7 +179,7 @@ def _results(plan: JobPlan, baggage: Baggage) -> str:
 
 def _named(plan: JobPlan) -> str:
     name = _FITS_AN_ID.sub("-", plan.name)
-    prefix = "" if plan.kind == "train" else f"{plan.kind}-"
+    prefix = "" if plan.kind in ("train", name) else f"{plan.kind}-"
     return f"{prefix}{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
