@@ -28,7 +28,10 @@ def _full() -> ShardResult:
     """Everything that a shard may hold, with names that have dots and more than ASCII."""
     samples = Samples.of(space_of_width(5), X[:4], ["a.b", "c", "d", "e\u00e9"])
     table = SampleTable(
-        ("a.b", "c", "d", "e\u00e9"), ("g", "g", "h", "h"), {"clip_i": np.array([0.1, np.nan, -0.0, 1e-300])}, {"c": "no"}
+        ("a.b", "c", "d", "e\u00e9"),
+        ("g", "g", "h", "h"),
+        {"clip_i": np.array([0.1, np.nan, -0.0, 1e-300])},
+        {"c": "no"},
     )
     return ShardResult(
         id=TASK.id,

@@ -5,6 +5,7 @@ import re
 import struct
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,11 +48,10 @@ class Board:
     """A `ProgressBoard` without its cluster."""
 
     def __init__(self) -> None:
-        self.posted: list[dict[str, Any]] = []
-        self.post = self
+        self.told: list[tuple[Any, ...]] = []
 
-    def remote(self, line: dict[str, Any]) -> None:
-        self.posted.append(line)
+    def __getattr__(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(remote=lambda *arguments: self.told.append((name, *arguments)))
 
 
 def test_lines_hold_what_was_measured_and_the_board_shows_it(tmp_path: Path) -> None:
@@ -59,13 +59,14 @@ def test_lines_hold_what_was_measured_and_the_board_shows_it(tmp_path: Path) -> 
     tracker = Tracker(_config(tmp_path), board)
     tracker.started(0, 2)
     tracker.log(_figures(5, mfu=0.3))
+    tracker.checkpoint_taken(5)
     tracker.close()
     start, line = _lines(tmp_path)
     assert (start["event"], start["step"], start["world_size"]) == ("start", 0, 2)
     assert start["pid"] > 0
     assert {key: line[key] for key in StepFigures._fields} == _figures(5, mfu=0.3)._asdict()
     assert line["time"] >= start["time"] > 1.7e9
-    assert board.posted == [_figures(5, mfu=0.3)._asdict()]
+    assert board.told == [("started", 0, 2), ("post", _figures(5, mfu=0.3)._asdict()), ("checkpoint_taken", 5)]
 
 
 def test_what_is_no_number_is_null_and_no_reader_trips_over_it(tmp_path: Path) -> None:

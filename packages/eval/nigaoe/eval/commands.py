@@ -77,7 +77,7 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder to write into.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value, over what the file says.")] = None,
 ) -> None:
-    """Write references, prompts, seeds and file names for somebody else to draw; `folders` in the config scores them."""
+    """Write references, prompts, seeds and file names for somebody else to draw, whose pictures `folders` scores."""
     from nigaoe.core.config import load_config
     from nigaoe.eval.config import EvalConfig
     from nigaoe.eval.export import export as run

@@ -47,7 +47,7 @@ def _protocol(protocol: ProtocolConfig) -> ProtocolConfig:
     changes: dict[str, Any] = {
         "references": protocol.references.resolve(),
         "bases": {name: everywhere(base) for name, base in protocol.bases.items()},
-        "image_encoder": everywhere(protocol.image_encoder),
+        "image_encoder": None if protocol.image_encoder is None else everywhere(protocol.image_encoder),
         "clip": everywhere(protocol.clip),
     }
     return protocol.model_copy(update=changes)
@@ -85,4 +85,4 @@ def _models(config: EvalConfig) -> list[str]:
     protocol = config.protocol
     own = [*protocol.bases.values()] if isinstance(protocol, FolderProtocolConfig) else []
     features = [name.partition(":")[2] for name in config.metrics.features]
-    return [*own, protocol.image_encoder, protocol.clip, *features, config.metrics.dino or ""]
+    return [*own, protocol.image_encoder or "", protocol.clip, *features, config.metrics.dino or ""]

@@ -1,7 +1,7 @@
 """Tables of all figures: cells down, metrics across."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nigaoe.core.reports import Cell, Metric, Report
 from nigaoe.eval.systems import is_ceiling, metric_of
@@ -76,15 +76,33 @@ def figure_tables(report: Report) -> list[Table]:
             "Shares in percent, CLIP-T a raw cosine of picture and prompt.",
             lambda name: not (_is_attribute(name) or _is_likeness(name) or is_distribution(name)),
         ),
-        _table(
-            report,
-            "Distributions",
-            "How far the pictures, as a crowd, are from real ones. Italic rows show what so many real pictures reach; "
-            "distances fall with the number of samples, so compare cells of equal n alone.",
-            is_distribution,
-        ),
+        *(_distributions(report, network) for network in _networks(report)),
     ]
     return [table for table in tables if table is not None]
+
+
+def _networks(report: Report) -> list[str]:
+    """What distributions are seen through, in the order of the report."""
+    named = [name for name in metric_names(report, report.cells) if is_distribution(name)]
+    return list(dict.fromkeys(_network_of(report, name) for name in named))
+
+
+def _network_of(report: Report, name: str) -> str:
+    return metric_of(report, name).setting.partition(" ")[0]
+
+
+def _distributions(report: Report, network: str) -> Table | None:
+    table = _table(
+        report,
+        f"Distributions, through {network}" if network else "Distributions",
+        "How far the pictures, as a crowd, are from real ones. Italic rows show what so many real pictures reach; "
+        "distances fall with the number of samples, so compare cells of equal n alone.",
+        lambda name: is_distribution(name) and _network_of(report, name) == network,
+    )
+    if table is None:
+        return None
+    heads = [replace(head, title=head.title.removesuffix(f" ({network})")) for head in table.heads]
+    return replace(table, heads=heads)
 
 
 def is_distribution(name: str) -> bool:

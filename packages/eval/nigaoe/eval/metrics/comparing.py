@@ -16,6 +16,8 @@ from nigaoe.eval.bootstrap import GroupBootstrap
 from nigaoe.eval.metrics.items import Items, in_order
 
 FLIPS = 10_000
+LEVEL = 0.05
+"""p above which a difference is none."""
 _EXACT = 12
 _SEED = 19350101
 
@@ -32,7 +34,7 @@ class Comparison:
     left_out: int
     """Samples that either system has no value for."""
     second_is_better: bool | None
-    """None: the interval holds 0, they cannot be told apart."""
+    """None: the interval holds 0, or p is above .05: they cannot be told apart."""
 
 
 def compare(first: Items, second: Items) -> Comparison:
@@ -61,13 +63,14 @@ def compare(first: Items, second: Items) -> Comparison:
         raise DataError(f"no sample has a value of {first.name!r} in both systems")
     owners = [groups[sample] for sample, is_kept in zip(shared, kept, strict=True) if is_kept]
     difference = GroupBootstrap(owners).estimate(differences[kept][:, None])
+    p = sign_flip_p(differences[kept], owners)
     return Comparison(
         name=first.name,
         difference=difference,
-        p=sign_flip_p(differences[kept], owners),
+        p=p,
         n_groups=len(set(owners)),
         left_out=len(everything) - int(kept.sum()),
-        second_is_better=_verdict(difference, first.higher_is_better),
+        second_is_better=_verdict(difference, p, first.higher_is_better),
     )
 
 
@@ -88,9 +91,10 @@ def sign_flip_p(differences: Float64[np.ndarray, " N"], groups: Sequence[str]) -
     return (1 + reached) / (1 + FLIPS)
 
 
-def _verdict(difference: Estimate, higher_is_better: bool) -> bool | None:
+def _verdict(difference: Estimate, p: float, higher_is_better: bool) -> bool | None:
     assert difference.low is not None
     assert difference.high is not None
-    if difference.low <= 0 <= difference.high:
+    # The bootstrap of a few groups is far too sure of itself: fewer than six never reach the level.
+    if difference.low <= 0 <= difference.high or p > LEVEL:
         return None
     return (difference.value > 0) == higher_is_better

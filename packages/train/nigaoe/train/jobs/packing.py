@@ -17,7 +17,7 @@ _NEVER = {".git", ".venv", "venv", "__pycache__", "node_modules", "runs", "wandb
 """Folders that are left out where there is no git to say what belongs to the code."""
 
 
-def pack(folder: Path, name: str, config: str, code: Path | None) -> None:
+def pack(folder: Path, config_name: str, config: str, code: Path | None) -> None:
     """Fill a folder: the config as a file of this name, and files of `code` that git does not ignore.
 
     A checkout of this project is packed as it would be installed, so that it comes before what is installed there.
@@ -25,7 +25,7 @@ def pack(folder: Path, name: str, config: str, code: Path | None) -> None:
     Raises:
         ConfigError: `code` is no folder, or too large.
     """
-    (folder / name).write_text(config, encoding="utf-8")
+    (folder / config_name).write_text(config, encoding="utf-8")
     if code is None:
         return
     if not code.is_dir():

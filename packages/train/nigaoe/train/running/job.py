@@ -27,6 +27,7 @@ from nigaoe.train.samples.features import PreparedFeatures, read_features
 from nigaoe.train.shipping.publish import describe_adapter
 from nigaoe.train.shipping.trained_on import leave_record, pictures_of_run
 from nigaoe.train.validating.task import ray_validation
+from nigaoe.train.watching.gauges import StoredCheckpoints
 from nigaoe.train.watching.page import write_run_page
 from nigaoe.train.watching.page_keeper import PageKeeper
 from nigaoe.train.watching.progress import ProgressBar, ProgressBoard
@@ -54,7 +55,7 @@ def train(config: TrainConfig) -> Path:
     with connected(config.cluster, extra_cpus=0 if config.validation is None else 1):
         # Beside the driver: of the other machines any may be taken away.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board = ProgressBoard.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        board = ProgressBoard.options(scheduling_strategy=here).remote(config.name, config.steps)  # type: ignore[attr-defined]
         with PageKeeper(config.out), ProgressBar(board, config.steps, config.name):
             checkpoint = _fit(config, board)
     adapter = _hand_over(checkpoint, config.out)
@@ -110,6 +111,8 @@ def _trainer(config: TrainConfig, board: Any) -> TorchTrainer:
     by_validation: Any = {"checkpoint_score_attribute": "validation_loss", "checkpoint_score_order": "min"}
     # Ray's annotation forgets that a pair is a range.
     workers: Any = most if fewest is None else (fewest, most)
+    # Nor does it know its own kind of callback.
+    callbacks: Any = [StoredCheckpoints(board)]
     told = config.model_dump(mode="json")
     return TorchTrainer(
         train_loop,
@@ -122,6 +125,7 @@ def _trainer(config: TrainConfig, board: Any) -> TorchTrainer:
         run_config=RunConfig(
             name=config.name,
             storage_path=str(config.out / "checkpoints"),
+            callbacks=callbacks,
             failure_config=FailureConfig(
                 max_failures=cluster.max_failures,
                 # An elastic run waits for machines, and now and then for one that Ray has not yet missed.

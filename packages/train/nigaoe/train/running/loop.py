@@ -158,6 +158,8 @@ class Worker:
         figures = self.meter.take(learning_rate(done - 1, config.steps, config.optimizer), waited_s)
         if self.tracker is not None:
             self.tracker.log(figures)
+            if is_saved:
+                self.tracker.checkpoint_taken(done)
         if is_saved:
             number = -(-done // config.checkpoint_every)
             checkpoints.save(

@@ -1,12 +1,16 @@
-"""Training progress, from the first worker to whoever started the job."""
+"""Training progress, from the first worker to whoever started the job and to whoever watches it with Prometheus."""
 
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import ray
 from tqdm import tqdm
+
+from nigaoe.core.repeating import Repeating
+from nigaoe.train.watching import gauges
 
 POLL_S, POLL_LOG_S = 1.0, 30.0
 """In a terminal; in the log of a job, where every look is a line."""
@@ -24,14 +28,33 @@ def words(line: Mapping[str, Any]) -> str:
 
 @ray.remote(num_cpus=0)
 class ProgressBoard:
-    """Holds the latest line; the first worker writes, the driver reads."""
+    """Holds the latest line; the first worker writes, the driver reads, and Prometheus sees it as gauges.
 
-    def __init__(self) -> None:
+    It outlives the workers, so that a run whose workers are lost is seen to stand still.
+    """
+
+    def __init__(self, run: str, steps: int) -> None:
         self._latest: dict[str, Any] = {}
+        self._figures = figures = gauges.RunFigures(steps, time.time())
+        show = gauges.ray_gauges(run)
+        Repeating(lambda: show(figures.values()), gauges.EVERY_S).start()
+
+    def started(self, step: int, world_size: int) -> None:
+        """Workers begin, or begin again."""
+        self._figures.started(step, world_size)
 
     def post(self, line: dict[str, Any]) -> None:
         """Replace the line."""
         self._latest = line
+        self._figures.logged(line, time.time())
+
+    def checkpoint_taken(self, step: int) -> None:
+        """A checkpoint begins its way to the storage."""
+        self._figures.checkpoint_taken(step, time.time())
+
+    def checkpoint_stored(self, step: int) -> None:
+        """It has come there."""
+        self._figures.checkpoint_stored(step, time.time())
 
     def read(self) -> dict[str, Any]:
         """The latest line; empty before the first."""

@@ -57,6 +57,8 @@ class Tracker:
         """Note a start or a restart, and which process writes."""
         self._step = step
         self._write({"event": "start", "step": step, "world_size": world_size, "pid": os.getpid()})
+        if self._board is not None:
+            self._board.started.remote(step, world_size)
         if self._problem is not None:
             self._write({"event": "note", "step": step, "text": self._problem})
             self._problem = None
@@ -70,6 +72,11 @@ class Tracker:
         if self._wandb is not None:
             self._wandb.log({key: value for key, value in line.items() if value is not None})
         self.log_validations()
+
+    def checkpoint_taken(self, step: int) -> None:
+        """Let those who watch know that one is on its way; the controller tells them when it has come."""
+        if self._board is not None:
+            self._board.checkpoint_taken.remote(step)
 
     def log_validations(self) -> None:
         """Those that nobody logged yet."""
