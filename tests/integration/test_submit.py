@@ -1,4 +1,4 @@
-"""A job of a cluster for real: packed, submitted, followed to its end; and one that fails, with its sentence."""
+"""Jobs of a cluster for real: packed, submitted, followed to their end, seen by `nigaoe status`; and one that fails."""
 
 import json
 import os
@@ -18,6 +18,7 @@ from nigaoe.core.adapters.files import load_adapter
 from nigaoe.core.config import load_config
 from nigaoe.core.toy.portraits import write_portraits
 from nigaoe.train.config import TrainConfig
+from nigaoe.train.jobs.results import MARK
 from nigaoe.train.planning.plan import plan
 
 ROOT = Path(__file__).parents[2]
@@ -109,12 +110,18 @@ def test_a_run_is_submitted_followed_and_published(dashboard: str, tmp_path: Pat
     assert "run `nigaoe prepare` with this config first" in failed.stdout
     assert "job too-early failed with exit code 2" in failed.stdout
 
-    prepared = nigaoe(tmp_path, "prepare", str(path))
+    # A tenth of a CPU for the command leaves room for a process that decodes and one that encodes.
+    prepare = ("submit", "prepare", str(path), "--address", dashboard, "--fetch", str(tmp_path / "came"))
+    prepared = nigaoe(tmp_path, *prepare, "--entrypoint-cpus", "0.1", "cluster.cpus_per_worker=0.9")
     assert prepared.returncode == 0, prepared.stdout + prepared.stderr
-    done = nigaoe(tmp_path, *submit, "--code", str(ROOT), "steps=4")
+    assert (tmp_path / "came/manifest.json").read_bytes() == (tmp_path / "prepared/manifest.json").read_bytes()
+    done = nigaoe(tmp_path, *submit, "--code", str(ROOT), "--fetch", str(tmp_path / "came"), "steps=4")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "trained 4 steps" in done.stdout
+    assert MARK not in done.stdout
     assert "succeeded" in done.stdout.splitlines()[-1]
+    for name in ("adapter.json", "adapter.safetensors", "report.html", "metrics.jsonl"):
+        assert (tmp_path / "came" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
 
     # The job ran in a folder of its own, with the code that it took along, and wrote where the config says.
     described = json.loads((tmp_path / "out" / "adapter.json").read_text())
@@ -123,6 +130,20 @@ def test_a_run_is_submitted_followed_and_published(dashboard: str, tmp_path: Pat
     if (ROOT / ".git").exists():
         assert "+g" in described["training"]["code_version"]
     load_adapter(tmp_path / "registry" / "job")
+
+    state = json.loads(nigaoe(tmp_path, "status", "--json", "--address", dashboard).stdout)
+    assert [(job["kind"], job["name"], job["state"]) for job in state["jobs"]] == [
+        ("train", "job", "succeeded"),
+        ("prepare", "job", "succeeded"),
+        ("train", "job", "failed"),
+    ]
+    assert "run `nigaoe prepare` with this config first" in state["jobs"][2]["reason"]
+    assert state["jobs"][1]["out"] == str(tmp_path / "prepared")
+    assert [(node["state"], node["cpus"], node["gpus"]) for node in state["nodes"]] == [("alive", 2.0, 0.0)]
+    assert state["deployments"] == []
+    table = nigaoe(tmp_path, "status", "--address", dashboard)
+    assert table.returncode == 0, table.stderr
+    assert max(len(line) for line in table.stdout.splitlines() if not line.startswith("too-early: ")) <= 80
 
     # What a plan says of checkpoints is what they take.
     (checkpoint,) = (tmp_path / "out" / "checkpoints" / "job").glob("checkpoint_*/")

@@ -1,4 +1,4 @@
-"""`nigaoe prepare`, `train`, `submit`, `publish` and `sweep`."""
+"""`nigaoe prepare`, `train`, `publish` and `sweep`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,39 +48,6 @@ def train(
 
     adapter = run(parsed)
     typer.echo(f"trained {parsed.steps} steps; the adapter is {adapter}")
-
-
-def submit(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    address: Annotated[
-        str, typer.Option(help="Dashboard of the cluster's head node.", envvar="RAY_API_SERVER_ADDRESS")
-    ] = "http://127.0.0.1:8265",
-    code: Annotated[
-        Path | None, typer.Option(help="Folder whose code the job runs, such as a checkout; the cluster's when absent.")
-    ] = None,
-    image: Annotated[str | None, typer.Option(help="Container image that the job runs in, with its code.")] = None,
-    name: Annotated[str | None, typer.Option(help="Of the job; the run's, with date and time, when absent.")] = None,
-    follow: Annotated[bool, typer.Option(help="Show the job's output until it ends, and end as it does.")] = True,
-) -> None:
-    """Train as a job of a Ray cluster. Paths are seen from the cluster: name folders that all its machines share."""
-    from nigaoe.core.config import load_config
-    from nigaoe.train.config import TrainConfig
-    from nigaoe.train.shipping import submit as submitting
-
-    parsed = load_config(config, TrainConfig, overrides or ())
-    job = submitting.submit(parsed, address, code=code, image=image, submission_id=name)
-    typer.echo(f"submitted job {job}; it goes on without this terminal")
-    typer.echo(f"  follow: ray job logs --follow --address {address} {job}")
-    typer.echo(f"  stop:   ray job stop --address {address} {job}")
-    if follow:
-        try:
-            ended = submitting.follow(address, job, lambda lines: typer.echo(lines, nl=False))
-        except KeyboardInterrupt:
-            typer.echo(f"\nno longer following; job {job} goes on")
-            return
-        typer.echo(f"job {job} {'succeeded' if ended == 0 else f'failed with exit code {ended}'}")
-        raise typer.Exit(ended)
 
 
 def publish(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from nigaoe.core.places import everywhere, face_encoder_everywhere
 from nigaoe.core.storage import absolute
 from nigaoe.train.config import TrainConfig
 
@@ -22,18 +23,6 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
             "publish_to": _absolute(config.publish_to),
         }
     )
-
-
-def everywhere(name: str) -> str:
-    """A name that is a folder or file here as an absolute path."""
-    path = Path(name)
-    return str(path.resolve()) if path.exists() and not name.startswith("toy/") else name
-
-
-def face_encoder_everywhere(name: str) -> str:
-    """A face encoder whose files are named by an absolute path."""
-    kind, colon, where = name.partition(":")
-    return f"{kind}:{Path(where).expanduser().resolve()}" if colon else name
 
 
 def _resolved(path: Path | None) -> Path | None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from nigaoe.core.adapters.variants import Variant, variant_named
+from nigaoe.core.places import everywhere, face_encoder_everywhere
 from nigaoe.train.config import TrainConfig
-from nigaoe.train.places import everywhere, face_encoder_everywhere
 from nigaoe.train.running.trainable import require_trainable
 from nigaoe.train.samples.buckets import Shape, bucket_shapes
 from nigaoe.train.samples.views import Augmentation, require_views

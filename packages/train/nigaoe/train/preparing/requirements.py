@@ -6,8 +6,8 @@ from pathlib import Path
 
 from nigaoe.core.errors import ConfigError, DataError
 from nigaoe.core.manifests import PreparedManifest, read_prepared
+from nigaoe.core.places import everywhere, face_encoder_everywhere
 from nigaoe.train.config import DataConfig, TrainConfig
-from nigaoe.train.places import everywhere, face_encoder_everywhere
 from nigaoe.train.preparing import hashes
 from nigaoe.train.preparing.recipe import recipe_of
 from nigaoe.train.records.reading import source_fingerprint

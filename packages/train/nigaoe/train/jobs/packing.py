@@ -10,7 +10,6 @@ from pathlib import Path
 from nigaoe.core.errors import ConfigError
 from nigaoe.train.shipping.code_version import checkout_commit
 
-CONFIG_NAME = "train.yaml"
 LIMIT_BYTES = 100 * 2**20
 """Ray takes up to 512 MiB, keeps them in the memory of the head node, and sends them to every machine."""
 
@@ -18,15 +17,15 @@ _NEVER = {".git", ".venv", "venv", "__pycache__", "node_modules", "runs", "wandb
 """Folders that are left out where there is no git to say what belongs to the code."""
 
 
-def pack(folder: Path, config: str, code: Path | None) -> None:
-    """Fill a folder: the config as YAML, and files of `code` that git does not ignore.
+def pack(folder: Path, config_name: str, config: str, code: Path | None) -> None:
+    """Fill a folder: the config as a file of this name, and files of `code` that git does not ignore.
 
     A checkout of this project is packed as it would be installed, so that it comes before what is installed there.
 
     Raises:
         ConfigError: `code` is no folder, or too large.
     """
-    (folder / CONFIG_NAME).write_text(config, encoding="utf-8")
+    (folder / config_name).write_text(config, encoding="utf-8")
     if code is None:
         return
     if not code.is_dir():
