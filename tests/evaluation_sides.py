@@ -90,8 +90,8 @@ def write_clip(shape: dict[str, Any], folder: Path) -> Path:
     text = {**shape["text_config"], "vocab_size": len(tokenizer), "max_position_embeddings": 77, **ends}
     CLIPModel(CLIPConfig(**{**shape, "text_config": text})).save_pretrained(folder)
     side = shape["vision_config"]["image_size"]
-    sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
-    CLIPImageProcessorPil(**sizes).save_pretrained(folder)
+    cropped = {"height": side, "width": side}
+    CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=cropped).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
