@@ -35,9 +35,7 @@ def made(task: ShardTask, features: np.ndarray, names: list[str] | None = None) 
     return ShardResult(
         id=task.id,
         fingerprint=task.fingerprint,
-        table=SampleTable(
-            tuple(ids), tuple(f"group-{i // 2}" for i in range(task.start, task.stop)), {"x": figures}, {}
-        ),
+        table=SampleTable(tuple(ids), groups, {"x": figures}, {}),
         statistics={"net": smaller(samples, task.keeps_features)},
         keys=keys,
     )

@@ -165,7 +165,8 @@ def test_a_network_that_ignores_its_input_fails_on_spoilt_pictures(clip: ClipSco
 def test_pictures_that_are_cut_and_not_rounded_fail(clip: ClipScorer, monkeypatch: pytest.MonkeyPatch) -> None:
     def cut(image: ImageLike) -> Image.Image:
         if isinstance(image, Tensor):
-            return Image.fromarray((image.half() * 255).byte().permute(1, 2, 0).numpy())
+            # By way of [-1, 1], as an autoencoder has it.
+            return Image.fromarray(((image * 2 - 1 + 1) * 127.5).byte().permute(1, 2, 0).numpy())
         return image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
 
     monkeypatch.setattr(checks, "_gates", lambda panel, shown: [])

@@ -1,4 +1,4 @@
-"""Pictures are made smaller with a filter that leaves nothing of what is finer than a pixel; and a codec is no detail."""
+"""Pictures are made smaller with a filter that leaves nothing finer than a pixel, and a codec is no detail."""
 
 import io
 
