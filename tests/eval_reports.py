@@ -153,7 +153,7 @@ def _systems(n: int) -> list[_System]:
                     prompt=prompt,
                 )
                 found.append(_System(shown, style, keeps * min(scale, 1.0), 0.8 - 0.12 * scale**1.6))
-    made = cell("elsewhere", "Folder 'elsewhere', like 'anime-first'", cut_prompts=2)
+    made = cell("elsewhere", "Folder 'elsewhere', like 'anime-first'", cut_prompts=2, target="elsewhere")
     return [*found, _System(made, "anime", 0.55, 0.75, failed=(1, 4, 7))]
 
 

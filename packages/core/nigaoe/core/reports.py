@@ -67,6 +67,8 @@ class Cell(_Part):
     """How a reader sees it."""
     base: str | None
     """None for what no base of this run drew: ceilings, servers and folders."""
+    target: str | None = None
+    """The folder or server that its pictures come from."""
     adapter: str | None
     scale: float | None = None
     """Of the adapter."""

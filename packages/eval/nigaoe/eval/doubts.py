@@ -1,10 +1,8 @@
-"""Whether to believe a report: what its banner says, and which samples have no figure."""
+"""Whether to believe a report: its checks by weight, and which samples have no figure."""
 
 from dataclasses import dataclass
 
 from nigaoe.core.reports import Check, Report
-from nigaoe.eval.systems import metric_of
-from nigaoe.eval.verdicts import broken_controls
 from nigaoe.eval.wording import counted
 
 _FIRST = 10
@@ -20,22 +18,6 @@ class Failures:
     first: list[tuple[str, str]]
     """Samples and reasons."""
     more: int
-
-
-def banner(report: Report) -> list[str]:
-    """Sentences that come before any figure; none is the good case."""
-    said = list(report.flags)
-    failed = [check.name for check in report.checks if check.passed is False]
-    if failed:
-        said.append(f"{counted(len(failed), 'sanity check')} failed: {', '.join(failed)}.")
-    broken = broken_controls(report)
-    if broken:
-        names = dict.fromkeys(metric_of(report, metric).title for _, metric in broken)
-        said.append(
-            f"{counted(len(broken), 'control')} broken: {', '.join(names)} of mixed-up pairs should be worse, and "
-            f"{'is' if len(names) == 1 else 'are'} not, in {', '.join(dict.fromkeys(cell for cell, _ in broken))}."
-        )
-    return said
 
 
 def checks_in_order(report: Report) -> list[Check]:

@@ -141,7 +141,7 @@ def _table(report: Report, title: str, words: str, belongs: Callable[[str], bool
         TableRow(
             cell.title,
             cell.name,
-            is_ceiling(cell, report),
+            is_ceiling(cell),
             [_figure(cell, name, metrics[name], styles[name]) for name in names],
         )
         for cell in cells

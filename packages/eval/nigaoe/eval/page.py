@@ -6,7 +6,7 @@ from pathlib import Path
 from nigaoe.core.atomic import write_whole
 from nigaoe.core.pages import data_uri, render_page
 from nigaoe.core.reports import Report
-from nigaoe.eval.doubts import banner, checks_in_order, cut_prompts, failures
+from nigaoe.eval.doubts import checks_in_order, cut_prompts, failures
 from nigaoe.eval.figure_tables import figure_tables, metric_names
 from nigaoe.eval.gallery import Gallery
 from nigaoe.eval.grid import collect_grid, grid_png
@@ -51,7 +51,7 @@ def write_page(
     html = render_page(
         Path(__file__).parent / _TEMPLATE,
         report=report,
-        banner=banner(report),
+        banner=report.flags,
         grid=grid,
         uri=data_uri,
         caption=caption,

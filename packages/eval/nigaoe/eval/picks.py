@@ -99,7 +99,7 @@ def _columns(report: Report, columns: Sequence[Column]) -> list[Column]:
     titles = {column.cell: column.title for column in columns}
     compared = {*tested_cells(report), *baseline_cells(report)}
     systems = [Column(titles.get(c.name, c.title), c.name) for c in report.cells if c.name in compared]
-    ceilings = {cell.name for cell in report.cells if is_ceiling(cell, report)}
+    ceilings = {cell.name for cell in report.cells if is_ceiling(cell)}
     ends = [column for column in columns if column.cell in ceilings and column.cell not in compared]
     return [Column(titles.get(None, "Reference"), None), *systems, *ends]
 

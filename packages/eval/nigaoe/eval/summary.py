@@ -86,6 +86,7 @@ def _cell(plan: Plan, cell: CellPlan, merged: Merged, table: SampleTable, metric
         name=cell.name,
         title=cell.title,
         base=cell.base if cell.source == "generation" else None,
+        target=cell.target,
         adapter=cell.adapter,
         scale=cell.scale,
         prompt=cell.prompt,
