@@ -239,7 +239,8 @@ class Tools:
             warnings.filterwarnings("ignore", message="Metric `Kernel Inception Distance` will save all")
             self.kernel = KernelInceptionDistance(feature=self.network, subset_size=min(n, 1000))
         self.frechet = FrechetInceptionDistance(feature=self.network)
-        self.score = CLIPScore(lambda: (self.clip, self.processor))
+        loaded: Any = lambda: (self.clip, self.processor)  # noqa: E731
+        self.score = CLIPScore(loaded)
 
     @torch.inference_mode()
     def run(self, fakes: int = 0) -> Figures:

@@ -90,7 +90,7 @@ class _OfItsBatch(_Broken):
 
     def features(self, images: Sequence[Image.Image]) -> np.ndarray:
         rows = super().features(images)
-        return rows - 0.5 * rows.mean(axis=0)
+        return np.asarray(rows - 0.5 * rows.mean(axis=0))
 
 
 class _OfItsPlace(_Broken):

@@ -54,12 +54,16 @@ def _cell(plan: Plan, name: str) -> Cell:
 
 
 def _flags(plan: Plan, *changed: Cell, checks: tuple[Check, ...] = (), **merged: MergedCell) -> list[str]:
-    """Flags where all is well but for these; names of cells are written with '_' for '-'."""
+    """`_flags_of`, with the names of cells written with '_' for '-'."""
+    return _flags_of(plan, {name.replace("_", "-"): one for name, one in merged.items()}, *changed, checks=checks)
+
+
+def _flags_of(plan: Plan, given: Mapping[str, MergedCell], *changed: Cell, checks: tuple[Check, ...] = ()) -> list[str]:
+    """Flags where all is well but for these."""
     by_name = {cell.name: cell for cell in changed}
     cells = [by_name.get(cell.name, _cell(plan, cell.name)) for cell in plan.cells if cell.yardstick is not None]
     # As a report has it: a cell that nobody planned.
     cells.append(Cell(name="train-photo-halves", title="Halves", base=None, adapter=None, prompt=None, n=2, metrics={}))
-    given: Mapping[str, MergedCell] = {name.replace("_", "-"): one for name, one in merged.items()}
     return flags_of(plan, checks, cells, {cell.name: given.get(cell.name, _merged(cell)) for cell in plan.cells})
 
 
@@ -136,7 +140,7 @@ def test_copies_among_pictures_are_flagged(plan: Plan, name: str) -> None:
     merged = _merged(plan.cell(name))
     keys = merged.keys.copy()
     keys[2:] = keys[0]
-    (flag,) = _flags(plan, **{name.replace("-", "_"): replace(merged, keys=keys)})
+    (flag,) = _flags_of(plan, {name: replace(merged, keys=keys)})
     assert flag == f"{plan.cell(name).title}: 2 of 4 pictures are copies of another one."
 
 
@@ -166,8 +170,8 @@ def test_shapes_that_distances_would_hide_are_flagged(
     def sized(name: str, size: tuple[int, int]) -> MergedCell:
         return _merged(plan.cell(name), width_px=[size[0]] * N, height_px=[size[1]] * N)
 
-    others = {cell.name.replace("-", "_"): sized(cell.name, real) for cell in plan.cells if cell.name != "theirs"}
-    flags = _flags(plan, **others, theirs=sized("theirs", drawn))
+    others = {cell.name: sized(cell.name, real) for cell in plan.cells if cell.name != "theirs"}
+    flags = _flags_of(plan, others | {"theirs": sized("theirs", drawn)})
     assert [flag for flag in flags if not flag.startswith("Folder")] == []
     assert len(flags) == (0 if words is None else 1)
     if words is not None:

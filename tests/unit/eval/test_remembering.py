@@ -16,7 +16,7 @@ from nigaoe.eval.metrics.image_similarity import ImageSimilarity
 from nigaoe.eval.panel import Batch, Known, Panel
 from nigaoe.eval.protocols.protocol import Sample
 from nigaoe.eval.scoring.faces import FaceScorer
-from nigaoe.eval.scoring.remembering import RememberingClip, RememberingExtractor, RememberingFaces, digests
+from nigaoe.eval.scoring.remembering import Digests, RememberingClip, RememberingExtractor, RememberingFaces
 
 
 @dataclass(eq=False)
@@ -70,7 +70,10 @@ def _batch() -> Batch:
     """Every reference is a stranger to the next two samples."""
     samples = [Sample(f"{i}", f"{i}", REFERENCES[i], PROMPTS[i]) for i in range(4)]
     strangers = [[REFERENCES[(i + k) % 4] for i in range(4)] for k in (1, 2)]
-    others = [[PROMPTS[1] if i != 1 else PROMPTS[0] for i in range(4)], [None, PROMPTS[3], None, "a hat"]]
+    others: list[list[str | None]] = [
+        [PROMPTS[1] if i != 1 else PROMPTS[0] for i in range(4)],
+        [None, PROMPTS[3], None, "a hat"],
+    ]
     return Batch(samples, PICTURES, strangers, others)
 
 
@@ -99,14 +102,16 @@ def test_what_is_remembered_is_what_would_be_computed() -> None:
     clip, dino, faces = _Colours(), _Colours("dino"), _Found()
     columns = _panel(clip, dino, faces).columns(_batch())
     ids = [f"{i}" for i in range(4)]
-    fresh: dict[str, ClipT | ImageSimilarity | FaceIdentity] = {
-        "clip_t": ClipT(_Colours()),
+    words = ClipT(_Colours())
+    words.update(PICTURES, PROMPTS, ids, ids)
+    assert np.array_equal(columns["clip_t"], words.items().values)
+    fresh: dict[str, ImageSimilarity | FaceIdentity] = {
         "clip_i": ImageSimilarity(_Colours()),
         "dino_i": ImageSimilarity(_Colours("dino")),
         "face_told": FaceIdentity(FaceScorer(_Found(), "told", "1")),
     }
     for name, metric in fresh.items():
-        metric.update(PICTURES, PROMPTS if isinstance(metric, ClipT) else REFERENCES, ids, ids)
+        metric.update(PICTURES, REFERENCES, ids, ids)
         assert np.array_equal(columns[name], metric.items().values), name
     wrong = ImageSimilarity(_Colours())
     wrong.update(PICTURES, [REFERENCES[(i + 1) % 4] for i in range(4)], ids, ids)
@@ -118,7 +123,7 @@ def test_what_is_remembered_is_what_would_be_computed() -> None:
 
 def test_what_an_earlier_shard_saw_is_taken_from_it() -> None:
     seen = _panel(_Colours(), _Colours("dino"), _Found())
-    known = Known(digests(REFERENCES), seen.embeddings(REFERENCES))
+    known = Known(Digests().rows(REFERENCES), seen.embeddings(REFERENCES))
     clip, dino, faces = _Colours(), _Colours("dino"), _Found()
     panel = _panel(clip, dino, faces)
     panel.know(known)
@@ -134,7 +139,7 @@ def test_known_rows_are_used_and_not_only_counted() -> None:
     extractor = _Colours()
     remembering = RememberingExtractor(extractor)
     told = np.array([[7, 8, 9]], np.float32)
-    remembering.know(digests(REFERENCES[:1]), told)
+    remembering.know(Digests().rows(REFERENCES[:1]), told)
     rows = remembering.features([REFERENCES[0], PICTURES[0], REFERENCES[0]])
     assert rows.tolist() == [[7, 8, 9], [1, 50, 100], [7, 8, 9]]
     assert extractor.pictures == [1]
@@ -158,10 +163,10 @@ def test_a_picture_is_its_pixels_whatever_it_comes_as() -> None:
     remembering = RememberingExtractor(extractor)
     pixels = np.asarray(PICTURES[0])
     remembering.features([PICTURES[0], PICTURES[0].copy(), PICTURES[0].convert("RGBA")])
-    remembering.features([pixels])  # type: ignore[list-item]
+    remembering.features([pixels])
     remembering.features([torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255])
     assert extractor.pictures == [1]
-    remembering.features([Image.new("RGB", (8, 2), PICTURES[0].getpixel((0, 0)))])  # type: ignore[arg-type]
+    remembering.features([Image.new("RGB", (8, 2), PICTURES[0].getpixel((0, 0)))])
     assert extractor.pictures == [1, 1]
 
 
@@ -172,7 +177,7 @@ def test_faces_with_and_without_a_face(is_known: bool) -> None:
     face, none = _picture(9, 0, 0), _picture(0, 9, 0)
     if is_known:
         rows = np.array([[1, 0, 0], [np.nan] * 3], np.float32)
-        faces.know(digests([face, none]), rows)
+        faces.know(Digests().rows([face, none]), rows)
     for _ in range(3):
         found = faces.identity(face)
         assert found is not None

@@ -4,7 +4,7 @@ N pictures, K wrong partners of each, E numbers per embedding.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -93,7 +93,7 @@ class Panel:
     faces: RememberingFaces | None
     judge: JudgeScorer | None
     lpips: Lpips | None
-    digests: Digests
+    digests: Digests = field(default_factory=Digests)
     """By which all of them know a picture."""
 
     @classmethod

@@ -22,7 +22,7 @@ def _shown(clip: ClipScorer, image: Image.Image) -> np.ndarray:
     """What the network is given, as levels from 0 to 1."""
     pixels = np.asarray(clip.processor(images=[image], return_tensors="np")["pixel_values"][0])
     mean, std = (np.array(getattr(clip.processor, f"image_{word}"))[:, None, None] for word in ("mean", "std"))
-    return pixels * std + mean
+    return np.asarray(pixels * std + mean)
 
 
 def test_a_pattern_finer_than_a_pixel_becomes_grey(clip: ClipScorer, judge: JudgeScorer) -> None:
@@ -50,7 +50,7 @@ def test_what_a_network_is_given_is_what_pillow_makes_of_it(clip: ClipScorer, pe
 
 
 def test_a_jpeg_of_a_picture_is_another_picture(clip: ClipScorer, people: People) -> None:
-    jpegs, pngs = [], []
+    jpegs, pngs = list[Image.Image](), list[Image.Image]()
     for image in people.images:
         for kept, kind in ((jpegs, "JPEG"), (pngs, "PNG")):
             buffer = io.BytesIO()
