@@ -40,9 +40,12 @@ class LocalCluster:
 
     def __enter__(self) -> Self:
         ports = [f"--{name}={port}" for name, port in self._ports.items()]
-        # Without a dashboard's extras there is nobody to take jobs.
-        head = self._start("head", "--head", "--num-cpus=0", "--include-dashboard=true", *ports)
-        self._wait(head, "the dashboard", lambda: is_answering(f"{self.address}/api/jobs/"))
+        try:
+            head = self._start("head", "--head", "--num-cpus=0", "--include-dashboard=true", *ports)
+            self._wait(head, "the dashboard", lambda: is_answering(f"{self.address}/api/jobs/"))
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,10 +75,6 @@ class LocalCluster:
         with urllib.request.urlopen(f"{self.address}/api/v0/nodes", timeout=30) as answer:
             nodes = json.load(answer)["data"]["result"]["result"]
         return sum(node["state"] == "ALIVE" for node in nodes)
-
-    def log(self, name: str) -> str:
-        """What a node's `ray start` said."""
-        return (Path(self._folder.name) / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
     def _start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]

@@ -8,6 +8,7 @@ import base64
 import contextlib
 import io
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -60,6 +61,8 @@ def main() -> None:
     if (out / "train").exists():
         sys.exit(f"{out} holds an earlier run, which this one would go on with; remove it or name another folder")
     out.mkdir(parents=True, exist_ok=True)
+    # So that the nodes are ended whoever ends this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     write_configs(out)
     nigaoe("toy", "portraits", out / "portraits", "--people", PEOPLE, "--scenes", SCENES)
     nigaoe("toy", "portraits", out / "stranger", "--people", 1, "--scenes", 1, "--split", "heldout")
@@ -91,7 +94,8 @@ def train(cluster: LocalCluster, out: Path, checks: Checks) -> None:
     with following(cluster, "train", out / "train.yaml", "--fetch", out / "fetched/train") as job:
         wait_until(lambda: read_history(out / "train").step >= KILL_AT, f"step {KILL_AT}", job)
         running = [one for one in status(cluster)["jobs"] if one["state"] == "running"]
-        checks.add([one["kind"] for one in running] == ["train"], "jobs that run, by `nigaoe status`", len(running))
+        kinds = [one["kind"] for one in running]
+        checks.add(kinds == ["train"], "jobs that run, by `nigaoe status`", kinds)
         before = read_history(out / "train").step
         say(f"killed a worker node at step {before}, raylet {cluster.kill_worker(0)}")
         # As an autoscaler would.
