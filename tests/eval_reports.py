@@ -21,12 +21,12 @@ from nigaoe.core.reports import (
 from nigaoe.core.toy.people import ATTRIBUTES, STYLES, Identity, Style, sample_identity, sample_scene
 from nigaoe.core.toy.render import render
 from nigaoe.eval.bootstrap import GroupBootstrap
-from nigaoe.eval.gallery import Gallery, thumbnail
 from nigaoe.eval.metrics.comparing import compare
 from nigaoe.eval.metrics.pairing import pair_control
-from nigaoe.eval.page import write_page
+from nigaoe.eval.pages.page import write_page
 from nigaoe.eval.protocols.protocol import Column, Headline
-from nigaoe.eval.tables import WRONG, SampleTable
+from nigaoe.eval.running.gallery import Gallery, thumbnail
+from nigaoe.eval.running.tables import WRONG, SampleTable
 
 SCALES = (0.25, 0.5, 0.75, 1.0, 1.5)
 _USUAL = 1.0

@@ -6,10 +6,10 @@ from pathlib import Path
 from nigaoe.core.reports import Report
 from nigaoe.eval.config import EvalConfig
 from nigaoe.eval.job import run_evaluation
-from nigaoe.eval.panel import Known
-from nigaoe.eval.plan import Plan
-from nigaoe.eval.shards import ShardResult, ShardTask
-from nigaoe.eval.worker import Findings, ShardWorker, WorkerSpec
+from nigaoe.eval.running.panel import Known
+from nigaoe.eval.running.plan import Plan
+from nigaoe.eval.running.shards import ShardResult, ShardTask
+from nigaoe.eval.running.worker import Findings, ShardWorker, WorkerSpec
 
 
 class HandsHere:

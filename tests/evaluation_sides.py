@@ -23,18 +23,18 @@ from nigaoe.core.models import locate
 from nigaoe.core.toy.people import sample_identity_of, sample_scene
 from nigaoe.core.toy.render import render
 from nigaoe.eval.config import EvalConfig
-from nigaoe.eval.known import KnownReferences
-from nigaoe.eval.merging import merge_cell
+from nigaoe.eval.findings.samples_file import write_samples
+from nigaoe.eval.findings.summary import make_report, tables_of
 from nigaoe.eval.metrics.space import space_of
-from nigaoe.eval.panel import Known
-from nigaoe.eval.plan import Plan, make_plan
 from nigaoe.eval.protocols.protocol import REAL
-from nigaoe.eval.samples_file import write_samples
+from nigaoe.eval.running.known import KnownReferences
+from nigaoe.eval.running.merging import merge_cell
+from nigaoe.eval.running.panel import Known
+from nigaoe.eval.running.plan import Plan, make_plan
+from nigaoe.eval.running.shards import ShardResult, ShardStore, ShardTask
+from nigaoe.eval.running.worker import Findings, ShardWorker, WorkerSpec
 from nigaoe.eval.scoring.efficientnet import NAME as EFFICIENTNET
 from nigaoe.eval.scoring.efficientnet import EfficientNetLite0
-from nigaoe.eval.shards import ShardResult, ShardStore, ShardTask
-from nigaoe.eval.summary import make_report, tables_of
-from nigaoe.eval.worker import Findings, ShardWorker, WorkerSpec
 
 PICTURE_PX = 512
 BATCH = 16
@@ -116,7 +116,7 @@ def _save(image: Image.Image, path: Path, side_px: int) -> None:
 
 
 class Workers(Protocol):
-    """The part of `nigaoe.eval.pool.Hands` that is measured."""
+    """The part of `nigaoe.eval.running.pool.Hands` that is measured."""
 
     def evaluate(
         self,

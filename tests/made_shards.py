@@ -8,8 +8,8 @@ import numpy as np
 from nigaoe.eval.metrics.samples import Samples
 from nigaoe.eval.metrics.space import FeatureSpace
 from nigaoe.eval.protocols.protocol import CellPlan
-from nigaoe.eval.shards import ShardResult, ShardStore, ShardTask, smaller, split_cell
-from nigaoe.eval.tables import SampleTable
+from nigaoe.eval.running.shards import ShardResult, ShardStore, ShardTask, smaller, split_cell
+from nigaoe.eval.running.tables import SampleTable
 
 
 def space_of_width(dim: int, name: str = "net") -> FeatureSpace:

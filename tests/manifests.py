@@ -103,15 +103,19 @@ def parsed_command(line: str) -> tuple[str, dict[str, Any]]:
     program, name, *rest = shlex.split(line)
     assert program == "nigaoe", f"{line!r} runs something else"
     found = [entry for entry in entry_points(group="nigaoe.commands") if entry.name == name]
-    if found:
+    loaded: Any = found[0].load() if found else core_app
+    words = rest if found else [name, *rest]
+    if not isinstance(loaded, typer.Typer):
         own = typer.Typer(add_completion=False)
-        own.command()(found[0].load())
-        context = get_command(own).make_context(name, rest)
-        return name, dict(context.params)
-    group = get_command(core_app)
-    inner = group.get_command(group.make_context("nigaoe", [name, *rest]), name)  # type: ignore[attr-defined]
-    leaf = inner.get_command(inner.make_context(name, list(rest)), rest[0])
-    return f"{name} {rest[0]}", dict(leaf.make_context(rest[0], rest[1:]).params)
+        own.command()(loaded)
+        return name, dict(get_command(own).make_context(name, words).params)
+    command: Any = get_command(loaded)
+    names = [name] if found else []
+    while hasattr(command, "resolve_command"):
+        context = command.make_context(name, list(words))
+        called, command, words = command.resolve_command(context, list(words))
+        names.append(called)
+    return " ".join(names), dict(command.make_context(names[-1], list(words)).params)
 
 
 @cache

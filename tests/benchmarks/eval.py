@@ -53,8 +53,8 @@ from evaluation_sides import (
     write_clip,
     write_people,
 )
-from nigaoe.eval.plan import make_plan
-from nigaoe.eval.worker import Findings
+from nigaoe.eval.running.plan import make_plan
+from nigaoe.eval.running.worker import Findings
 
 FRECHET, KERNEL, COSINE = 1e-4, 1e-2, 1e-5
 """Largest difference of the figures: relative, relative, absolute. torchmetrics' kernels are float32; against one in
@@ -257,7 +257,7 @@ def together(runs: Runs, tools: Tools, n: int, rounds: int, both: tuple[int, ...
     import ray
 
     from nigaoe.core.native_lines import without_native_lines
-    from nigaoe.eval.pool import RayHands
+    from nigaoe.eval.running.pool import RayHands
 
     os.sched_setaffinity(0, both)
     plan = make_plan(replace(runs.ours, num_workers=2).config(runs.folder / "out", runs.folder / "cache"))

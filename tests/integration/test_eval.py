@@ -21,12 +21,12 @@ from nigaoe.core.image_encoders import load_image_encoder
 from nigaoe.core.reports import read_report
 from nigaoe.eval.config import EvalConfig
 from nigaoe.eval.job import run_evaluation
-from nigaoe.eval.panel import Known
-from nigaoe.eval.plan import make_plan
-from nigaoe.eval.pool import Hands, Worker, check_with, cluster, evaluate_shards, start_workers
 from nigaoe.eval.protocols.protocol import REAL
-from nigaoe.eval.shards import ShardResult, ShardTask
-from nigaoe.eval.worker import Findings, WorkerSpec
+from nigaoe.eval.running.panel import Known
+from nigaoe.eval.running.plan import make_plan
+from nigaoe.eval.running.pool import Hands, Worker, check_with, cluster, evaluate_shards, start_workers
+from nigaoe.eval.running.shards import ShardResult, ShardTask
+from nigaoe.eval.running.worker import Findings, WorkerSpec
 
 OnResult = Callable[[ShardTask, ShardResult], None]
 

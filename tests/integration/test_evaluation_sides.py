@@ -4,7 +4,7 @@ from pathlib import Path
 
 from benchmarks.eval import Runs, are_equal, costs_of, gaps, kernel_gap
 from evaluation_sides import MINIATURE, Ours, Tools, WorkerHere, write_clip, write_people
-from nigaoe.eval.plan import make_plan
+from nigaoe.eval.running.plan import make_plan
 
 N = 18
 

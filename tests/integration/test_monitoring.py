@@ -36,7 +36,7 @@ COLLECT_S = 25
 
 _EVALUATION = """
 import sys, time, ray
-from nigaoe.eval.progress import ProgressGauges
+from nigaoe.eval.running.progress import ProgressGauges
 
 ray.init(sys.argv[1], log_to_driver=False)
 with ProgressGauges("faces", shards=4) as gauges:

@@ -85,7 +85,8 @@ def test_its_head_says_commands_of_ours(path: Path) -> None:
     (line,) = re.findall(r"RAY_AUTH_MODE=token (nigaoe .*)", path.read_text())
     command, given = parsed_command(line)
     assert command == "submit"
-    load_config(ROOT / given["config"], TrainConfig)
+    (config,) = given["what"]
+    load_config(ROOT / config, TrainConfig)
 
 
 def test_machines_of_amazon_hold_the_workers_of_the_config() -> None:

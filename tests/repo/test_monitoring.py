@@ -11,7 +11,7 @@ import pytest
 import yaml
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
-from nigaoe.eval import progress
+from nigaoe.eval.running import progress
 from nigaoe.serve.watching import instruments
 from nigaoe.train.watching import gauges
 from watching_files import (

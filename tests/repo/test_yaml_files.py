@@ -10,6 +10,7 @@ from ray.serve.schema import ServeDeploySchema
 from manifests import ROOT
 from nigaoe.core.config import Config, load_config
 from nigaoe.eval.config import EvalConfig
+from nigaoe.eval.gate import GateConfig
 from nigaoe.serve.deploy_file import read_serve_config
 from nigaoe.serve.loadtest.workload import Workload
 from nigaoe.train.config import TrainConfig
@@ -18,6 +19,8 @@ from nigaoe.train.sweeping.cells import SweepConfig
 CONFIGS: dict[str, type[Config]] = {
     "configs/*/train.yaml": TrainConfig,
     "configs/*/eval.yaml": EvalConfig,
+    "configs/toy/carry.yaml": EvalConfig,
+    "configs/*/gate.yaml": GateConfig,
     "configs/*/sweep.yaml": SweepConfig,
     "configs/*/load.yaml": Workload,
 }

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nigaoe.eval.charts import Axis, Plot, Point, Series, lay_out
+from nigaoe.eval.pages.charts import Axis, Plot, Point, Series, lay_out
 
 
 def _square(series: list[Series]) -> Plot:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from nigaoe.core.pixels import ImageLike
 from nigaoe.core.reports import Check
-from nigaoe.eval import checks
-from nigaoe.eval.checks import check_panel
 from nigaoe.eval.config import EvalConfig
-from nigaoe.eval.panel import Panel
 from nigaoe.eval.protocols.make import make_protocol
+from nigaoe.eval.running import checks
+from nigaoe.eval.running.checks import check_panel
+from nigaoe.eval.running.panel import Panel
 from nigaoe.eval.scoring.clip import ClipScorer
 from nigaoe.eval.scoring.features import TextImageEncoder
 from nigaoe.eval.scoring.judge import JudgeScorer

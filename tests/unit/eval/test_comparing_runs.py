@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from nigaoe.core.errors import ConfigError, DataError, NigaoeError
 from nigaoe.core.reports import Cell, Estimate, Metric, Report
 from nigaoe.eval.commands import eval_app
-from nigaoe.eval.comparing_runs import Run, compare_runs, read_run, run_differences
-from nigaoe.eval.samples_file import write_samples
-from nigaoe.eval.tables import SampleTable
+from nigaoe.eval.findings.comparing_runs import Run, compare_runs, read_run, run_differences
+from nigaoe.eval.findings.samples_file import write_samples
+from nigaoe.eval.running.tables import SampleTable
 
 N = 24
 METRICS = {

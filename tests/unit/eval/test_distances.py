@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from made_shards import space_of_width
 from nigaoe.core.reports import Cell, Estimate, Report, read_report
-from nigaoe.eval.distances import Distances, distances, halves
-from nigaoe.eval.merging import Side
+from nigaoe.eval.findings.distances import Distances, distances, halves
 from nigaoe.eval.metrics.cmmd import ClipMmd
 from nigaoe.eval.metrics.counted import CountedMoments
 from nigaoe.eval.metrics.density_coverage import DensityCoverage
@@ -20,6 +19,7 @@ from nigaoe.eval.metrics.kid import KernelDistance
 from nigaoe.eval.metrics.precision_recall import PrecisionRecall
 from nigaoe.eval.metrics.samples import Samples
 from nigaoe.eval.metrics.space import FeatureSpace
+from nigaoe.eval.running.merging import Side
 
 
 def _features(n: int, dim: int, seed: int, shift: float = 0.0) -> NDArray[np.float32]:

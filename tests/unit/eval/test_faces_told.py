@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nigaoe.eval.faces_told import face_columns
-from nigaoe.eval.figures import FALSE_ALARMS
+from nigaoe.eval.findings.faces_told import face_columns
+from nigaoe.eval.findings.figures import FALSE_ALARMS
 from nigaoe.eval.metrics.separation import auc, tpr_at_fpr
-from nigaoe.eval.tables import SampleTable
+from nigaoe.eval.running.tables import SampleTable
 
 NAN = float("nan")
 # Few different values, so that ties are common.

@@ -10,13 +10,13 @@ from PIL import Image
 from made_shards import space_of_width
 from nigaoe.core.reports import Cell, Check, Control, Estimate
 from nigaoe.eval.config import EvalConfig
-from nigaoe.eval.flags import flags_of
-from nigaoe.eval.merging import MergedCell, Side
+from nigaoe.eval.findings.flags import flags_of
 from nigaoe.eval.metrics.counted import CountedMoments
 from nigaoe.eval.metrics.samples import Samples
-from nigaoe.eval.plan import Plan, make_plan
 from nigaoe.eval.protocols.protocol import CellPlan
-from nigaoe.eval.tables import SampleTable
+from nigaoe.eval.running.merging import MergedCell, Side
+from nigaoe.eval.running.plan import Plan, make_plan
+from nigaoe.eval.running.tables import SampleTable
 
 N = 4
 IDS = tuple(f"{i:06d}" for i in range(N))

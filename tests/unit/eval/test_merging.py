@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from made_shards import made, space_of_width, stored, tasks_of
 from nigaoe.core.errors import DataError
-from nigaoe.eval import merging
-from nigaoe.eval.merging import merge_cell
 from nigaoe.eval.metrics.counted import CountedMoments
 from nigaoe.eval.metrics.moments import Moments
 from nigaoe.eval.metrics.samples import Samples
 from nigaoe.eval.protocols.protocol import CellPlan
-from nigaoe.eval.shards import ShardResult, ShardStore, ShardTask
+from nigaoe.eval.running import merging
+from nigaoe.eval.running.merging import merge_cell
+from nigaoe.eval.running.shards import ShardResult, ShardStore, ShardTask
 
 N, D = 60, 6
 # A mean a thousand deviations from 0, where raw sums of squares would lose digits.

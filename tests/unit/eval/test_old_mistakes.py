@@ -22,20 +22,20 @@ from nigaoe.core.toy.people import sample_identity_of, sample_scene
 from nigaoe.core.toy.render import render
 from nigaoe.core.training_pictures import TrainingPictures, digest_of
 from nigaoe.eval.config import EvalConfig
+from nigaoe.eval.findings.summary import make_report, tables_of
 from nigaoe.eval.held_out import require_held_out
-from nigaoe.eval.known import KnownReferences
 from nigaoe.eval.making.folder_pictures import METADATA
-from nigaoe.eval.merging import merge_cell
 from nigaoe.eval.metrics.clip_t import ClipT
 from nigaoe.eval.metrics.image_similarity import ImageSimilarity
 from nigaoe.eval.metrics.space import space_of
-from nigaoe.eval.plan import Plan, make_plan
 from nigaoe.eval.protocols.protocol import CellPlan
+from nigaoe.eval.running.known import KnownReferences
+from nigaoe.eval.running.merging import merge_cell
+from nigaoe.eval.running.plan import Plan, make_plan
+from nigaoe.eval.running.shards import ShardStore
+from nigaoe.eval.running.worker import Findings, ShardWorker, WorkerSpec
 from nigaoe.eval.scoring.clip import ClipScorer, cosines
 from nigaoe.eval.scoring.pictures import picture
-from nigaoe.eval.shards import ShardStore
-from nigaoe.eval.summary import make_report, tables_of
-from nigaoe.eval.worker import Findings, ShardWorker, WorkerSpec
 from recorded_runs import leave_run
 from toy_people import People
 

@@ -10,15 +10,15 @@ from PIL import Image
 
 from eval_reports import SCALES, PageInputs, toy_page_inputs
 from nigaoe.core.reports import Cell, Check, Control, Estimate, Metric, Report
-from nigaoe.eval.doubts import checks_in_order
-from nigaoe.eval.figure_tables import figure_tables
-from nigaoe.eval.gallery import Gallery
-from nigaoe.eval.headlines import headline_texts
+from nigaoe.eval.pages.doubts import checks_in_order
+from nigaoe.eval.pages.figure_tables import figure_tables
+from nigaoe.eval.pages.headlines import headline_texts
+from nigaoe.eval.pages.size_chart import size_charts
+from nigaoe.eval.pages.sweep_chart import sweep_sections
+from nigaoe.eval.pages.systems import identity_metric, is_ceiling
+from nigaoe.eval.pages.verdicts import broken_controls, verdict_tables
 from nigaoe.eval.protocols.protocol import Headline
-from nigaoe.eval.size_chart import size_charts
-from nigaoe.eval.sweep_chart import sweep_sections
-from nigaoe.eval.systems import identity_metric, is_ceiling
-from nigaoe.eval.verdicts import broken_controls, verdict_tables
+from nigaoe.eval.running.gallery import Gallery
 
 SECTIONS = (
     "In short",

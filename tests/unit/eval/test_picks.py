@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eval_reports import PageInputs, toy_page_inputs
-from nigaoe.eval.picks import picked, picked_metric, picks_by
+from nigaoe.eval.pages.picks import picked, picked_metric, picks_by
 
 
 @pytest.fixture(scope="module")

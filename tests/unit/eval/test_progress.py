@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from nigaoe.eval.progress import GAUGES, ProgressGauges
+from nigaoe.eval.running.progress import GAUGES, ProgressGauges
 
 
 def test_what_was_finished_is_shown_when_it_begins_and_when_it_ends() -> None:

@@ -10,14 +10,14 @@ from nigaoe.core.config import load_config
 from nigaoe.core.errors import AdapterError, ConfigError, DataError, ImageError, NigaoeError
 from nigaoe.core.toy.people import Identity, split_of
 from nigaoe.eval.config import EvalConfig, FolderProtocolConfig, ToyProtocolConfig
-from nigaoe.eval.plan import make_plan
 from nigaoe.eval.protocols.folder import FolderProtocol
 from nigaoe.eval.protocols.protocol import STRANGERS, CellPlan, of_other_words, row_seed, strangers
 from nigaoe.eval.protocols.repeated import Repeated
 from nigaoe.eval.protocols.targets import scale_series
 from nigaoe.eval.protocols.toy import ToyProtocol
+from nigaoe.eval.running.plan import make_plan
+from nigaoe.eval.running.shards import split_cell
 from nigaoe.eval.scoring.judge import RED, judge_columns
-from nigaoe.eval.shards import split_cell
 
 ROOT = Path(__file__).parents[3]
 

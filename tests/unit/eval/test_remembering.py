@@ -13,8 +13,8 @@ from nigaoe.core.faces.encoder import Face
 from nigaoe.eval.metrics.clip_t import ClipT
 from nigaoe.eval.metrics.face_identity import FaceIdentity
 from nigaoe.eval.metrics.image_similarity import ImageSimilarity
-from nigaoe.eval.panel import Batch, Known, Panel
 from nigaoe.eval.protocols.protocol import Sample
+from nigaoe.eval.running.panel import Batch, Known, Panel
 from nigaoe.eval.scoring.faces import FaceScorer
 from nigaoe.eval.scoring.remembering import Digests, RememberingClip, RememberingExtractor, RememberingFaces
 

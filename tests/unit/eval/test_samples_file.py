@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nigaoe.core.errors import DataError
-from nigaoe.eval.samples_file import read_samples, write_samples
-from nigaoe.eval.tables import SampleTable
+from nigaoe.eval.findings.samples_file import read_samples, write_samples
+from nigaoe.eval.running.tables import SampleTable
 
 NAN = float("nan")
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)

@@ -14,10 +14,10 @@ from made_shards import made, space_of_width
 from nigaoe.eval.config import EvalConfig
 from nigaoe.eval.metrics.counted import CountedMoments
 from nigaoe.eval.metrics.samples import Samples
-from nigaoe.eval.plan import Plan, make_plan
 from nigaoe.eval.protocols.protocol import CellPlan
-from nigaoe.eval.shards import ShardResult, ShardStore, ShardTask, Statistics, fingerprint_of, smaller
-from nigaoe.eval.tables import SampleTable
+from nigaoe.eval.running.plan import Plan, make_plan
+from nigaoe.eval.running.shards import ShardResult, ShardStore, ShardTask, Statistics, fingerprint_of, smaller
+from nigaoe.eval.running.tables import SampleTable
 
 CELL = CellPlan("photo-none", "Photo base", "generation", 4, base="toy/photo")
 TASK = ShardTask(CELL, 0, 4, fingerprint="0123abcd")

@@ -13,9 +13,9 @@ from PIL import Image
 
 from nigaoe.core.errors import ConfigError
 from nigaoe.core.reports import Cell, Check, Comparison, Estimate, Report
-from nigaoe.eval.gallery import Gallery, thumbnail
-from nigaoe.eval.tables import SampleTable
-from nigaoe.eval.tracking import log_to_wandb
+from nigaoe.eval.pages.tracking import log_to_wandb
+from nigaoe.eval.running.gallery import Gallery, thumbnail
+from nigaoe.eval.running.tables import SampleTable
 
 NAN = float("nan")
 CELLS = ("photo-none", "photo-adapter")

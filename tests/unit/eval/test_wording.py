@@ -3,7 +3,7 @@
 import pytest
 
 from nigaoe.core.reports import Estimate
-from nigaoe.eval.wording import Style, counted, figure, p_value
+from nigaoe.eval.pages.wording import Style, counted, figure, p_value
 
 MINUS = "\N{MINUS SIGN}"
 SPACE = "\N{NO-BREAK SPACE}"

@@ -26,8 +26,8 @@ def evaluate(
     from nigaoe.eval.config import EvalConfig
 
     settings = load_config(config, EvalConfig, overrides or [])
-    from nigaoe.eval.headlines import headline_texts
     from nigaoe.eval.job import run_evaluation
+    from nigaoe.eval.pages.headlines import headline_texts
     from nigaoe.eval.protocols.make import make_protocol
 
     report = run_evaluation(settings)
@@ -55,8 +55,8 @@ def compare(
 ) -> None:
     """Hold two finished runs against each other, sample by sample, with intervals."""
     from nigaoe.core.atomic import write_whole
-    from nigaoe.eval.comparing_runs import RunsComparison, compare_runs, read_run, run_differences
-    from nigaoe.eval.comparison_page import print_comparison, write_comparison_page
+    from nigaoe.eval.findings.comparing_runs import RunsComparison, compare_runs, read_run, run_differences
+    from nigaoe.eval.pages.comparison_page import print_comparison, write_comparison_page
 
     first, second = read_run(a), read_run(b)
     figures = compare_runs(first, second, _cells(cell), metric or ())

@@ -12,21 +12,21 @@ from nigaoe.core.atomic import write_whole
 from nigaoe.core.errors import ConfigError
 from nigaoe.core.reports import Check, Report
 from nigaoe.eval.config import EvalConfig
-from nigaoe.eval.figures import describe
-from nigaoe.eval.gallery import Gallery
+from nigaoe.eval.findings.figures import describe
+from nigaoe.eval.findings.samples_file import write_samples
+from nigaoe.eval.findings.summary import is_reported, make_report, tables_of
 from nigaoe.eval.held_out import require_held_out
-from nigaoe.eval.known import KnownReferences
-from nigaoe.eval.merging import merge_cell, read_shard
 from nigaoe.eval.metrics.space import FeatureSpace
-from nigaoe.eval.page import write_page
-from nigaoe.eval.plan import Plan, make_plan
-from nigaoe.eval.pool import Hands, RayHands
+from nigaoe.eval.pages.page import write_page
+from nigaoe.eval.pages.tracking import log_to_wandb
 from nigaoe.eval.protocols.protocol import DRAWN, REAL
-from nigaoe.eval.samples_file import write_samples
-from nigaoe.eval.shards import ShardResult, ShardStore, ShardTask
-from nigaoe.eval.summary import is_reported, make_report, tables_of
-from nigaoe.eval.tracking import log_to_wandb
-from nigaoe.eval.worker import Findings
+from nigaoe.eval.running.gallery import Gallery
+from nigaoe.eval.running.known import KnownReferences
+from nigaoe.eval.running.merging import merge_cell, read_shard
+from nigaoe.eval.running.plan import Plan, make_plan
+from nigaoe.eval.running.pool import Hands, RayHands
+from nigaoe.eval.running.shards import ShardResult, ShardStore, ShardTask
+from nigaoe.eval.running.worker import Findings
 
 log = logging.getLogger(__name__)
 

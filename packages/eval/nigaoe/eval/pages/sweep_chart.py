@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nigaoe.core.reports import Cell, Estimate, Report, Sweep
-from nigaoe.eval.charts import Axis, Chart, Point, Series, lay_out
-from nigaoe.eval.figure_tables import Head, column_styles, head_of
-from nigaoe.eval.systems import identity_metric, metric_of
-from nigaoe.eval.wording import figure
+from nigaoe.eval.pages.charts import Axis, Chart, Point, Series, lay_out
+from nigaoe.eval.pages.figure_tables import Head, column_styles, head_of
+from nigaoe.eval.pages.systems import identity_metric, metric_of
+from nigaoe.eval.pages.wording import figure
 
 _ACROSS, _UP = "clip_t", "clip_i"
 _MOST = 5

@@ -15,18 +15,18 @@ from PIL import Image
 from nigaoe.core.engine.allocator import keep_freed_memory
 from nigaoe.core.errors import ImageError
 from nigaoe.core.reports import Check
-from nigaoe.eval.checks import check_panel
 from nigaoe.eval.config import EvalConfig
-from nigaoe.eval.gallery import thumbnail
 from nigaoe.eval.making.engine_pictures import EnginePictures
 from nigaoe.eval.making.folder_pictures import FolderPictures
 from nigaoe.eval.making.server_pictures import ServerPictures
 from nigaoe.eval.metrics.space import FeatureSpace, space_of
-from nigaoe.eval.panel import Batch, Columns, Known, Panel
 from nigaoe.eval.protocols.make import make_protocol
 from nigaoe.eval.protocols.protocol import DRAWN, REAL, CellPlan, Sample, of_other_words, row_seed, strangers
-from nigaoe.eval.shards import ShardResult, ShardTask, smaller
-from nigaoe.eval.tables import SampleTable
+from nigaoe.eval.running.checks import check_panel
+from nigaoe.eval.running.gallery import thumbnail
+from nigaoe.eval.running.panel import Batch, Columns, Known, Panel
+from nigaoe.eval.running.shards import ShardResult, ShardTask, smaller
+from nigaoe.eval.running.tables import SampleTable
 
 T = TypeVar("T")
 

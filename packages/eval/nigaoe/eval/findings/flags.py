@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nigaoe.core.reports import Cell, Check
-from nigaoe.eval.merging import MergedCell
-from nigaoe.eval.plan import Plan
 from nigaoe.eval.protocols.protocol import DRAWN, REAL, CellPlan
+from nigaoe.eval.running.merging import MergedCell
+from nigaoe.eval.running.plan import Plan
 
 _ASPECT = 0.02
 """Difference of aspect ratios that a network's square input hides."""

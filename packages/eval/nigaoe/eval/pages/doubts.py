@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from nigaoe.core.reports import Check, Report
-from nigaoe.eval.wording import counted
+from nigaoe.eval.pages.wording import counted
 
 _FIRST = 10
 

@@ -17,7 +17,7 @@ from nigaoe.eval.metrics.moments import Moments, pack, unpack
 from nigaoe.eval.metrics.samples import Samples
 from nigaoe.eval.metrics.space import FeatureSpace
 from nigaoe.eval.protocols.protocol import REAL, CellPlan
-from nigaoe.eval.tables import SampleTable
+from nigaoe.eval.running.tables import SampleTable
 
 Statistics = Samples | CountedMoments
 """What is left of features: themselves, or where they would be the larger, their moments."""

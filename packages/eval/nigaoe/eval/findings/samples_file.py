@@ -13,7 +13,7 @@ import numpy as np
 
 from nigaoe.core.atomic import whole_file
 from nigaoe.core.errors import DataError
-from nigaoe.eval.tables import SampleTable
+from nigaoe.eval.running.tables import SampleTable
 
 _HEAD = ("cell", "sample", "group", "failed")
 _AGAIN = "run the evaluation again"

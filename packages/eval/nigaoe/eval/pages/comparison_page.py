@@ -11,7 +11,7 @@ from rich.table import Table
 from nigaoe.core.atomic import write_whole
 from nigaoe.core.pages import render_page
 from nigaoe.core.reports import Estimate
-from nigaoe.eval.comparing_runs import ComparedFigure, RunsComparison
+from nigaoe.eval.findings.comparing_runs import ComparedFigure, RunsComparison
 
 _TEMPLATE = Path(__file__).parent / "comparison.html.j2"
 _HEAD_ROOM = 1.15

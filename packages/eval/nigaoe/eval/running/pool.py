@@ -15,11 +15,11 @@ from ray.exceptions import RayActorError, RayTaskError
 from nigaoe.core.errors import ConfigError, NigaoeError
 from nigaoe.core.native_lines import without_native_lines
 from nigaoe.eval.config import EvalConfig
-from nigaoe.eval.panel import Known
-from nigaoe.eval.plan import Plan
-from nigaoe.eval.progress import ProgressGauges
-from nigaoe.eval.shards import ShardResult, ShardTask
-from nigaoe.eval.worker import Findings, ShardWorker, WorkerSpec
+from nigaoe.eval.running.panel import Known
+from nigaoe.eval.running.plan import Plan
+from nigaoe.eval.running.progress import ProgressGauges
+from nigaoe.eval.running.shards import ShardResult, ShardTask
+from nigaoe.eval.running.worker import Findings, ShardWorker, WorkerSpec
 
 log = logging.getLogger(__name__)
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from nigaoe.core.reports import Cell, Report
-from nigaoe.eval.charts import Axis, Chart, Point, Series, lay_out
-from nigaoe.eval.systems import metric_of, tested_cells
-from nigaoe.eval.wording import figure
+from nigaoe.eval.pages.charts import Axis, Chart, Point, Series, lay_out
+from nigaoe.eval.pages.systems import metric_of, tested_cells
+from nigaoe.eval.pages.wording import figure
 
 _MOST = 5
 """Curves of a chart: as many as there are colours."""

@@ -8,11 +8,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from nigaoe.eval.merging import read_shard
-from nigaoe.eval.panel import Known
-from nigaoe.eval.plan import Plan
 from nigaoe.eval.protocols.protocol import strangers
-from nigaoe.eval.shards import ShardResult, ShardStore, ShardTask
+from nigaoe.eval.running.merging import read_shard
+from nigaoe.eval.running.panel import Known
+from nigaoe.eval.running.plan import Plan
+from nigaoe.eval.running.shards import ShardResult, ShardStore, ShardTask
 
 _SHARDS = 32
 """In memory at a time; shards that follow one another share their references."""

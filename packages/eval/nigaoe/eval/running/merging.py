@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 from nigaoe.core.errors import DataError
 from nigaoe.eval.metrics.counted import CountedMoments
 from nigaoe.eval.metrics.samples import Samples
-from nigaoe.eval.shards import ShardResult, ShardStore, ShardTask, Statistics
-from nigaoe.eval.tables import SampleTable
+from nigaoe.eval.running.shards import ShardResult, ShardStore, ShardTask, Statistics
+from nigaoe.eval.running.tables import SampleTable
 
 _BLOCK = 4096
 """Rows whose moments are taken at once: their bounds hang on the order of the shards alone."""

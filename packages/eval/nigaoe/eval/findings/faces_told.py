@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float64
 
-from nigaoe.eval.figures import FACE_AUC, FACE_FOUND, FACE_RECOGNISED, FALSE_ALARMS, REFERENCE_FOUND
-from nigaoe.eval.tables import SampleTable
+from nigaoe.eval.findings.figures import FACE_AUC, FACE_FOUND, FACE_RECOGNISED, FALSE_ALARMS, REFERENCE_FOUND
+from nigaoe.eval.running.tables import SampleTable
 
 
 def face_columns(table: SampleTable) -> SampleTable:

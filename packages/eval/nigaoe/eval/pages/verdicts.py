@@ -5,9 +5,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nigaoe.core.reports import Cell, Comparison, Control, Report
-from nigaoe.eval.figure_tables import Head, head_of
-from nigaoe.eval.systems import by_importance, is_about_words, is_principal, metric_of, sees_reference, tested_cells
-from nigaoe.eval.wording import NBSP, Style, counted, figure, p_value
+from nigaoe.eval.pages.figure_tables import Head, head_of
+from nigaoe.eval.pages.systems import (
+    by_importance,
+    is_about_words,
+    is_principal,
+    metric_of,
+    sees_reference,
+    tested_cells,
+)
+from nigaoe.eval.pages.wording import NBSP, Style, counted, figure, p_value
 
 Tone = Literal["good", "bad", "soft"]
 Word = tuple[str, Tone]

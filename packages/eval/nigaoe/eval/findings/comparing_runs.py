@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict
 
 from nigaoe.core.errors import DataError
 from nigaoe.core.reports import Cell, Estimate, Metric, Report, read_report
+from nigaoe.eval.findings.samples_file import read_samples
 from nigaoe.eval.metrics.comparing import compare
 from nigaoe.eval.metrics.items import Items, in_order
-from nigaoe.eval.samples_file import read_samples
-from nigaoe.eval.tables import SampleTable
+from nigaoe.eval.running.tables import SampleTable
 
 REPORT, SAMPLES = "report.json", "samples.csv"
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from nigaoe.core.errors import ConfigError
 from nigaoe.core.reports import Report
-from nigaoe.eval.gallery import Gallery
-from nigaoe.eval.tables import SampleTable
+from nigaoe.eval.running.gallery import Gallery
+from nigaoe.eval.running.tables import SampleTable
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ from typing import TypeVar
 import numpy as np
 
 from nigaoe.core.reports import Estimate, SizePoint
-from nigaoe.eval.merging import Side
 from nigaoe.eval.metrics.cmmd import ClipMmd
 from nigaoe.eval.metrics.counted import CountedMoments
 from nigaoe.eval.metrics.density_coverage import DensityCoverage
@@ -20,6 +19,7 @@ from nigaoe.eval.metrics.frechet_infinity import FrechetInfinity, extrapolated
 from nigaoe.eval.metrics.kid import KernelDistance
 from nigaoe.eval.metrics.precision_recall import PrecisionRecall
 from nigaoe.eval.metrics.samples import Samples
+from nigaoe.eval.running.merging import Side
 
 M = TypeVar("M", bound=SampleMetric)
 

@@ -18,19 +18,19 @@ from nigaoe.core.reports import (
 from nigaoe.core.toy.people import SCENE
 from nigaoe.eval.bootstrap import RESAMPLES, GroupBootstrap
 from nigaoe.eval.config import FolderTarget, ServerTarget, ToyProtocolConfig
-from nigaoe.eval.distances import distances, halves
-from nigaoe.eval.faces_told import face_columns
-from nigaoe.eval.figures import describe
-from nigaoe.eval.flags import flags_of
-from nigaoe.eval.merging import MergedCell
+from nigaoe.eval.findings.distances import distances, halves
+from nigaoe.eval.findings.faces_told import face_columns
+from nigaoe.eval.findings.figures import describe
+from nigaoe.eval.findings.flags import flags_of
 from nigaoe.eval.metrics.comparing import compare
 from nigaoe.eval.metrics.pairing import pair_control
-from nigaoe.eval.plan import Plan
 from nigaoe.eval.protocols.protocol import DRAWN, CellPlan
 from nigaoe.eval.protocols.targets import scale_series
+from nigaoe.eval.running.merging import MergedCell
+from nigaoe.eval.running.plan import Plan
+from nigaoe.eval.running.tables import SampleTable
+from nigaoe.eval.running.worker import Findings
 from nigaoe.eval.scoring.controls import agreement_ratio, chance_agreement, one_hot_pair
-from nigaoe.eval.tables import SampleTable
-from nigaoe.eval.worker import Findings
 
 Merged = Mapping[str, MergedCell]
 """Cells by name."""

@@ -18,14 +18,14 @@ from nigaoe.eval.config import EvalConfig, ToyProtocolConfig
 from nigaoe.eval.making.folder_pictures import FolderPictures
 from nigaoe.eval.protocols.make import make_protocol
 from nigaoe.eval.protocols.protocol import REAL, CellPlan, EvalProtocol, of_other_words, strangers
+from nigaoe.eval.running.shards import ShardTask, fingerprint_of, split_cell
 from nigaoe.eval.scoring.faces import face_fingerprint
 from nigaoe.eval.scoring.fingerprints import extractor_fingerprint
 from nigaoe.eval.scoring.weights import file_fingerprint, model_fingerprint
-from nigaoe.eval.shards import ShardTask, fingerprint_of, split_cell
 
 _LIBRARIES = ("nigaoe", "torch", "diffusers", "transformers", "torchmetrics", "numpy")
-_MADE_HERE = ("making", "metrics", "protocols", "scoring")
-"""Code of this package that figures depend on, beside `_FILES`."""
+_ROOMS = ("making", "metrics", "protocols", "scoring")
+"""Code of this package that figures depend on, beside `_FILES` of this room."""
 _FILES = ("panel.py", "worker.py", "gallery.py", "shards.py")
 
 
@@ -199,7 +199,7 @@ def _config_fingerprint(config: EvalConfig) -> str:
 def _code_fingerprint() -> str:
     core, here = Path(nigaoe.core.bases.__file__).parent, Path(__file__).parent
     paths = [p for p in core.rglob("*.py") if "build" not in p.parts and p.name not in ("cli.py", "reports.py")]
-    paths += [path for folder in _MADE_HERE for path in (here / folder).glob("*.py")]
+    paths += [path for room in _ROOMS for path in (here.parent / room).glob("*.py")]
     paths += [here / name for name in _FILES]
     lines = sorted(f"{path.parent.name}/{path.name} {file_fingerprint(path)}" for path in paths)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

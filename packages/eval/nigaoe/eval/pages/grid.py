@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from nigaoe.core.picture_grid import picture_grid
-from nigaoe.eval.gallery import SIDE_PX, Gallery
 from nigaoe.eval.protocols.protocol import Column
+from nigaoe.eval.running.gallery import SIDE_PX, Gallery
 
 _NOTHING = (232, 230, 236)
 """Where a sample failed."""

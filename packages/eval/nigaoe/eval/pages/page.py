@@ -6,18 +6,18 @@ from pathlib import Path
 from nigaoe.core.atomic import write_whole
 from nigaoe.core.pages import data_uri, render_page
 from nigaoe.core.reports import Report
-from nigaoe.eval.doubts import checks_in_order, cut_prompts, failures
-from nigaoe.eval.figure_tables import figure_tables, metric_names
-from nigaoe.eval.gallery import Gallery
-from nigaoe.eval.grid import collect_grid, grid_png
-from nigaoe.eval.headlines import headline_texts
-from nigaoe.eval.picks import picked_metric, picks_by
+from nigaoe.eval.pages.doubts import checks_in_order, cut_prompts, failures
+from nigaoe.eval.pages.figure_tables import figure_tables, metric_names
+from nigaoe.eval.pages.grid import collect_grid, grid_png
+from nigaoe.eval.pages.headlines import headline_texts
+from nigaoe.eval.pages.picks import picked_metric, picks_by
+from nigaoe.eval.pages.size_chart import size_charts
+from nigaoe.eval.pages.sweep_chart import sweep_sections
+from nigaoe.eval.pages.systems import metric_of
+from nigaoe.eval.pages.verdicts import broken_controls, control_table, verdict_tables
 from nigaoe.eval.protocols.protocol import Column, Headline
-from nigaoe.eval.size_chart import size_charts
-from nigaoe.eval.sweep_chart import sweep_sections
-from nigaoe.eval.systems import metric_of
-from nigaoe.eval.tables import SampleTable
-from nigaoe.eval.verdicts import broken_controls, control_table, verdict_tables
+from nigaoe.eval.running.gallery import Gallery
+from nigaoe.eval.running.tables import SampleTable
 
 _TEMPLATE = "report.html.j2"
 

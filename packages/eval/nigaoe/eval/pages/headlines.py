@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nigaoe.core.reports import Estimate, Report
+from nigaoe.eval.pages.wording import Style, figure
 from nigaoe.eval.protocols.protocol import Headline
-from nigaoe.eval.wording import Style, figure
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nigaoe.core.reports import Report
-from nigaoe.eval.gallery import Gallery
-from nigaoe.eval.grid import picture_of
+from nigaoe.eval.pages.grid import picture_of
+from nigaoe.eval.pages.systems import baseline_cells, identity_metric, is_ceiling, metric_of, tested_cells
+from nigaoe.eval.pages.wording import figure
 from nigaoe.eval.protocols.protocol import Column
-from nigaoe.eval.systems import baseline_cells, identity_metric, is_ceiling, metric_of, tested_cells
-from nigaoe.eval.tables import SampleTable
-from nigaoe.eval.wording import figure
+from nigaoe.eval.running.gallery import Gallery
+from nigaoe.eval.running.tables import SampleTable
 
 Place = Literal["best", "median", "worst"]
 

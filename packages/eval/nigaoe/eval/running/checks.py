@@ -18,8 +18,8 @@ from nigaoe.eval.metrics.frechet import FrechetDistance
 from nigaoe.eval.metrics.gates import Gate, caption_gate, damage_gates, distance_gates, likeness_gate, photograph_gate
 from nigaoe.eval.metrics.image_similarity import ImageSimilarity
 from nigaoe.eval.metrics.space import space_of
-from nigaoe.eval.panel import Panel
 from nigaoe.eval.protocols.protocol import EvalProtocol
+from nigaoe.eval.running.panel import Panel
 from nigaoe.eval.scoring.features import FeatureExtractor, setting_of
 from nigaoe.eval.scoring.pictures import picture
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from nigaoe.core.reports import Cell, Metric, Report
-from nigaoe.eval.systems import is_ceiling, metric_of
-from nigaoe.eval.wording import Style
+from nigaoe.eval.pages.systems import is_ceiling, metric_of
+from nigaoe.eval.pages.wording import Style
 
 _ATTRIBUTE = "attribute."
 _DISTRIBUTION = ("fd_", "kd_", "fid", "kid", "precision", "recall", "density", "coverage", "cmmd")

@@ -27,6 +27,7 @@ from nigaoe.eval.metrics.samples import Samples
 from nigaoe.eval.metrics.space import space_of
 from nigaoe.eval.metrics.ssim import Ssim
 from nigaoe.eval.protocols.protocol import Sample
+from nigaoe.eval.running.tables import WRONG
 from nigaoe.eval.scoring.clip import ClipScorer
 from nigaoe.eval.scoring.faces import FaceScorer
 from nigaoe.eval.scoring.features import Named, setting_of
@@ -40,7 +41,6 @@ from nigaoe.eval.scoring.remembering import (
     RememberingExtractor,
     RememberingFaces,
 )
-from nigaoe.eval.tables import WRONG
 
 Columns = dict[str, Float64[np.ndarray, " N"]]
 

@@ -1,1 +1,0 @@
-"""Generate and score images in shards on Ray."""

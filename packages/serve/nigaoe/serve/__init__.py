@@ -1,1 +1,0 @@
-"""Serve adapters over HTTP on Ray."""
