@@ -113,7 +113,7 @@ def parsed_command(line: str) -> tuple[str, dict[str, Any]]:
     names = [name] if found else []
     while hasattr(command, "resolve_command"):
         context = command.make_context(name, list(words))
-        called, command, words = command.resolve_command(context, list(words))
+        called, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
         names.append(called)
     return " ".join(names), dict(command.make_context(names[-1], list(words)).params)
 
