@@ -19,7 +19,7 @@ import psutil
 HOST = "127.0.0.1"
 STORE_BYTES = 80_000_000
 """Of a node's object store; the least that Ray takes is 75 MiB."""
-START_S = 180
+START_S = 300
 STOP_S = 60
 
 

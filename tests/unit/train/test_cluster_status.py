@@ -2,11 +2,20 @@
 
 import io
 import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from nigaoe.core.errors import ConfigError
+from nigaoe.core.jobs import JobPlan
+from nigaoe.train.jobs.connecting import JobRefused
 from nigaoe.train.jobs.status import (
     Bar,
     ClusterState,
@@ -16,9 +25,11 @@ from nigaoe.train.jobs.status import (
     _deployments,
     _nodes,
     _reason,
+    cluster_state,
     last_bar,
 )
 from nigaoe.train.jobs.status_table import SHOWN_ENDED, age, print_state
+from nigaoe.train.jobs.submitting import Baggage, Entrypoint, submit
 
 LOG = """Running entrypoint for job tiny-1: nigaoe train train.yaml
 look at files: 100%|##########| 24/24 [00:00<00:00, 99.00image/s]
@@ -124,3 +135,78 @@ def test_nodes_say_what_is_used_where_the_cluster_says_so() -> None:
     ]
     assert found[0].is_head
     assert found[0].age_s == 60.0
+
+
+@contextmanager
+def dashboard(answers: dict[str, Any]) -> Iterator[str]:
+    """A server that says what a dashboard of Ray would; yields its address."""
+
+    class Dashboard(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = answers.get(self.path)
+            body = json.dumps(answer).encode()
+            self.send_response(200 if answer is not None else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Dashboard)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def canned(*jobs: dict[str, Any]) -> dict[str, Any]:
+    version = {"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": "canned"}
+    return {
+        "/api/version": version,
+        "/api/jobs/": [{"type": "SUBMISSION", "entrypoint": "x", "runtime_env": {}} | job for job in jobs],
+        "/api/jobs/tiny-2/logs": {"logs": LOG + "nigaoe: no data; prepare it\n"},
+        "/api/serve/applications/": {"applications": {}},
+        "/api/v0/nodes?detail=1": {"data": {"result": {"result": []}}},
+        "/nodes?view=summary": {"data": {"summary": [], "nodeLogicalResources": {}}},
+    }
+
+
+def test_a_cluster_is_asked_for_our_jobs_alone() -> None:
+    now_ms = int(time.time() * 1000)
+    told = {"nigaoe.kind": "train", "nigaoe.name": "tiny", "nigaoe.run": "/runs/out"}
+    answers = canned(
+        {"submission_id": "theirs", "status": "RUNNING", "start_time": now_ms},
+        {"submission_id": "tiny-1", "status": "SUCCEEDED", "start_time": 1000, "end_time": 61_000, "metadata": told},
+        {"submission_id": "tiny-2", "status": "FAILED", "start_time": 2000, "end_time": 3000, "metadata": told},
+        {"submission_id": "tiny-3", "status": "PENDING", "start_time": now_ms, "metadata": {"nigaoe.kind": "eval"}},
+    )
+    with dashboard(answers) as address:
+        found = cluster_state(address)
+    assert [(job.id, job.kind, job.state, job.took_s) for job in found.jobs] == [
+        ("tiny-3", "eval", "pending", None),
+        ("tiny-2", "train", "failed", 1.0),
+        ("tiny-1", "train", "succeeded", 60.0),
+    ]
+    assert found.jobs[0].age_s < 60
+    assert found.jobs[1].progress == Bar("train tiny", 10, 40)
+    assert found.jobs[1].reason == "no data; prepare it"
+    del answers["/api/serve/applications/"]
+    with dashboard(answers) as address, pytest.raises(JobRefused, match=r"stopped answering .*applications.* 404"):
+        cluster_state(address)
+
+
+def test_two_jobs_do_not_write_to_one_folder(in_tmp: Path) -> None:
+    plan = JobPlan("eval", "tiny", "", in_tmp / "out", ())
+    other = {"nigaoe.kind": "eval", "nigaoe.run": str(in_tmp / "out")}
+    running = {"submission_id": "eval-1", "status": "RUNNING", "start_time": 1, "metadata": other}
+    refused = pytest.raises(ConfigError, match=r"is under way in .*out' already, as job 'eval-1'")
+    with dashboard(canned(running)) as address, refused:
+        submit(plan, address, Baggage(), Entrypoint())
+    # This one has nowhere to send it to, but nothing against it.
+    lost = pytest.raises(JobRefused, match="did not take job")
+    with dashboard(canned(running | {"status": "STOPPED", "end_time": 2})) as address, lost:
+        submit(plan, address, Baggage(), Entrypoint())
