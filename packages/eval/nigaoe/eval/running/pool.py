@@ -78,7 +78,8 @@ class RayHands:
     """Workers on Ray, started when there is something to do and let go with the block."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+        # Before Ray is joined, whose jobs may change it.
+        self.plan, self._folder = plan, Path.cwd()
         self._stack = ExitStack()
         self._workers: list[Worker] = []
 
@@ -118,7 +119,7 @@ class RayHands:
             config = self.plan.config
             device = "cuda" if config.gpus_per_worker > 0 else "cpu"
             self._stack.enter_context(cluster(config))
-            self._workers = start_workers(WorkerSpec(config, self.plan.adapters, Path.cwd(), device), config.workers)
+            self._workers = start_workers(WorkerSpec(config, self.plan.adapters, self._folder, device), config.workers)
         return self._workers
 
 
