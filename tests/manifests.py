@@ -114,7 +114,8 @@ def parsed_command(line: str) -> tuple[str, dict[str, Any]]:
     while hasattr(command, "resolve_command"):
         context = command.make_context(name, list(words))
         called, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
-        names.append(called)
+        # A default command is not said.
+        names += [called] if called in rest else []
     return " ".join(names), dict(command.make_context(names[-1], list(words)).params)
 
 
