@@ -115,7 +115,7 @@ def parsed_command(line: str) -> tuple[str, dict[str, Any]]:
         context = command.make_context(name, list(words))
         called, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
         # A default command is not said.
-        names += [called] if called in rest else []
+        names += [called] if called in (name, *rest) and called not in names else []
     return " ".join(names), dict(command.make_context(names[-1], list(words)).params)
 
 
