@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 
-from nigaoe.eval.tracking import log_to_wandb
 from tqdm import tqdm
 
 from nigaoe.core.atomic import write_whole
@@ -26,6 +25,7 @@ from nigaoe.eval.protocols.protocol import DRAWN, REAL
 from nigaoe.eval.samples_file import write_samples
 from nigaoe.eval.shards import ShardResult, ShardStore, ShardTask
 from nigaoe.eval.summary import is_reported, make_report, tables_of
+from nigaoe.eval.tracking import log_to_wandb
 from nigaoe.eval.worker import Findings
 
 log = logging.getLogger(__name__)
