@@ -1,4 +1,4 @@
-"""The notebooks of the documentation run from their first cell to their last, and are kept without what they printed."""
+"""The notebooks of the documentation run from first cell to last, and are kept without what they printed."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""What the documentation shows works: code runs, commands and configs are read by what would read them, links lead somewhere.
+"""What the documentation shows works: code runs, commands and configs are read by their readers, links lead somewhere.
 
-A block of Python runs, in an empty folder, unless the line before it is `<!-- not run: WHY -->`; then it is compiled and
-what it imports is imported. Lines of shell that call `nigaoe` or `make` are parsed by the real command line, never run.
-YAML is laid over a config of this repository and validated. Notebooks run in tests/e2e.
+A block of Python runs, in an empty folder, unless the line before it is `<!-- not run: WHY -->`; then only what it
+imports is looked up. Lines of shell that call `nigaoe` or `make` are parsed by the real command line, never run. YAML is
+laid over a config of this repository and validated. Notebooks run in tests/e2e.
 """
 
 import ast
@@ -100,13 +100,17 @@ def test_python_that_cannot_run_here_names_what_exists(block: Block) -> None:
 
 
 def shell_lines(block: Block) -> Iterator[list[str]]:
-    """Words of each command; of a console, of each that somebody typed."""
+    """Words of each command, variables of the block put in; of a console, of each that somebody typed."""
+    variables: dict[str, list[str]] = {}
     for line in block.code.replace("\\\n", " ").splitlines():
         if block.language == "console":
             if not line.startswith("$ "):
                 continue
             line = line[2:]
-        if words := shlex.split(line, comments=True):
+        words = [w for word in shlex.split(line, comments=True) for w in variables.get(word, [word])]
+        if len(words) == 1 and (assigned := re.fullmatch(r"(\w+)=(.*)", words[0])):
+            variables[f"${assigned[1]}"] = assigned[2].split()
+        elif words:
             yield words
 
 
