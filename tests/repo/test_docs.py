@@ -1,8 +1,8 @@
 """What the documentation shows works: code runs, commands and configs are read by their readers, links lead somewhere.
 
 A block of Python runs, in an empty folder, unless the line before it is `<!-- not run: WHY -->`; then only what it
-imports is looked up. Lines of shell that call `nigaoe` or `make` are parsed by the real command line, never run. YAML is
-laid over a config of this repository and validated. Notebooks run in tests/e2e.
+imports is looked up. Lines of shell that call `nigaoe` or `make` are parsed by the real command line, never run. YAML
+is laid over a config of this repository and validated. Notebooks run in tests/e2e.
 """
 
 import ast
@@ -28,8 +28,9 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from nigaoe.core import cli
-from nigaoe.core.config import Config, ConfigError, load_config, parse_config
+from nigaoe.core.config import Config, load_config, parse_config
 from nigaoe.core.config import read_values as read_yaml
+from nigaoe.core.errors import ConfigError
 from nigaoe.eval.config import EvalConfig
 from nigaoe.eval.gate import GateConfig
 from nigaoe.serve.deploy_file import read_serve_config
