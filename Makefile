@@ -16,7 +16,7 @@ export RAY_AUTH_MODE := disabled
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check test-slow clean
+.PHONY: help demo test check docs test-slow clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,8 +39,11 @@ check: $(INSTALLED)  ## Check format, lint, types and layers, and run the fast t
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile tests/unit tests/repo
 
+docs: $(INSTALLED)  ## Build the documentation's site into build/site
+	@$(BIN)/zensical build --clean --strict
+
 clean:  ## Remove .venv, caches, build output and runs/demo
-	@rm -rf .venv build dist runs/demo .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv build dist runs/demo .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache
 	@find packages tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt
