@@ -25,7 +25,13 @@ CONFIGS: dict[str, type[Config]] = {
     "configs/*/load.yaml": Workload,
 }
 # Each with a file of tests of its own.
-ELSEWHERE = ["infra/docker/compose*.yaml", "infra/kuberay/*.yaml", "infra/ray-up/*.yaml", "infra/monitoring/*", "mkdocs.yml"]
+ELSEWHERE = [
+    "infra/docker/compose*.yaml",
+    "infra/kuberay/*.yaml",
+    "infra/ray-up/*.yaml",
+    "infra/monitoring/*",
+    "mkdocs.yml",
+]
 
 
 def yaml_files() -> list[str]:

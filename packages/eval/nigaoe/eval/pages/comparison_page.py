@@ -91,7 +91,8 @@ def notes(figures: Sequence[ComparedFigure]) -> list[str]:
     tested = sum(figure.p is not None for figure in figures)
     said = [
         "A and B are means over the samples that both have a value for; B - A is their difference with its 95 % "
-        "interval, a paired bootstrap over references, and undecided where that holds 0; p is of a two-sided sign-flip "
+        "interval, a paired bootstrap over references, and undecided where that holds 0 or p is above 0.05; p is of a "
+        "two-sided sign-flip "
         "test over references. Shares are in percent, their differences in percentage points."
     ]
     if tested > 1:
