@@ -61,10 +61,17 @@ VIT_S_32: dict[str, Any] = {
 """Beside EfficientNet-Lite0 what ViT-B/32 (4.4 GFLOP a picture) is beside FID's Inception (11.4): about a third."""
 MINIATURE: dict[str, Any] = {
     "projection_dim": 16,
-    "text_config": {**VIT_S_32["text_config"], "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+    "text_config": {
+        **VIT_S_32["text_config"],
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    },
     "vision_config": {
         **VIT_S_32["vision_config"],
         "hidden_size": 48,
+        "num_attention_heads": 4,
         "intermediate_size": 96,
         "num_hidden_layers": 2,
         "image_size": 64,

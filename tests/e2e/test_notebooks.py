@@ -14,6 +14,7 @@ def test_there_are_notebooks() -> None:
     assert len(NOTEBOOKS) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 # The kernel's channels are of loopback; jupyter_client warns that they are not encrypted.

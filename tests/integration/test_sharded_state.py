@@ -39,7 +39,8 @@ def _group(world_size: int, *arguments: str) -> None:
 
 
 @pytest.mark.timeout(2 * TIMEOUT_S + 20)
-@pytest.mark.parametrize("variant", ["base", pytest.param("faceid", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["base", "faceid"])
 def test_the_state_is_whole_under_every_stage_and_for_any_number_of_workers(
     tiny_base: Callable[[str], Path], tmp_path: Path, variant: str
 ) -> None:

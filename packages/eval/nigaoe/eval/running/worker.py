@@ -78,7 +78,6 @@ class ShardWorker:
         self.protocol = make_protocol(spec.config)
         self.engine = EnginePictures(spec.config, spec.adapters, spec.device)
         self._folders: dict[str, FolderPictures] = {}
-        self._servers: dict[str, ServerPictures] = {}
 
     @cached_property
     def panel(self) -> Panel:
@@ -161,9 +160,8 @@ class ShardWorker:
                 return self._read(cell, samples)
             case "server":
                 assert cell.target is not None
-                target = self.config.servers[cell.target]
-                server = self._servers.setdefault(cell.target, ServerPictures(target))
-                return _sorted_out(samples, server.draw(samples, seeds))
+                with ServerPictures(self.config.servers[cell.target]) as server:
+                    return _sorted_out(samples, server.draw(samples, seeds))
             case _:
                 given = [sample.picture for sample in samples if sample.picture is not None]
                 is_through = cell.source == "reconstruction"
