@@ -4,10 +4,10 @@ import json
 import os
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from torchmetrics.multimodal.clip_score import CLIPScore
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
 
+from evaluated_here import HandsHere
 from nigaoe.core.atomic import write_whole
 from nigaoe.core.models import locate
 from nigaoe.core.toy.people import sample_identity_of, sample_scene
@@ -29,10 +30,10 @@ from nigaoe.eval.metrics.space import space_of
 from nigaoe.eval.protocols.protocol import REAL
 from nigaoe.eval.running.known import KnownReferences
 from nigaoe.eval.running.merging import merge_cell
-from nigaoe.eval.running.panel import Known
-from nigaoe.eval.running.plan import Plan, make_plan
-from nigaoe.eval.running.shards import ShardResult, ShardStore, ShardTask
-from nigaoe.eval.running.worker import Findings, ShardWorker, WorkerSpec
+from nigaoe.eval.running.plan import make_plan
+from nigaoe.eval.running.pool import Hands
+from nigaoe.eval.running.shards import ShardStore
+from nigaoe.eval.running.worker import Findings
 from nigaoe.eval.scoring.efficientnet import NAME as EFFICIENTNET
 from nigaoe.eval.scoring.efficientnet import EfficientNetLite0
 
@@ -122,33 +123,8 @@ def _save(image: Image.Image, path: Path, side_px: int) -> None:
     image.resize((side_px, side_px), Image.Resampling.BICUBIC).save(path, compress_level=1)
 
 
-class Workers(Protocol):
-    """The part of `nigaoe.eval.running.pool.Hands` that is measured."""
-
-    def evaluate(
-        self,
-        tasks: Sequence[ShardTask],
-        known_of: Callable[[ShardTask], Known | None],
-        on_result: Callable[[ShardTask, ShardResult], None],
-    ) -> None:
-        """Evaluate shards in any order and hand over each as it is finished."""
-
-
-class WorkerHere:
+class WorkerHere(HandsHere):
     """One worker in this process."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.worker = ShardWorker(WorkerSpec(plan.config, plan.adapters, Path.cwd(), "cpu"))
-
-    def evaluate(
-        self,
-        tasks: Sequence[ShardTask],
-        known_of: Callable[[ShardTask], Known | None],
-        on_result: Callable[[ShardTask, ShardResult], None],
-    ) -> None:
-        """One after the other."""
-        for task in tasks:
-            on_result(task, self.worker.evaluate(task, known_of(task)))
 
     def findings(self) -> Findings:
         """What the report has to know of the networks, without the checks."""
@@ -179,7 +155,7 @@ class Ours:
             }
         )
 
-    def run(self, workers: Workers, findings: Findings, out: Path, cache: Path, fakes: int = 0) -> Figures:
+    def run(self, workers: Hands, findings: Findings, out: Path, cache: Path, fakes: int = 0) -> Figures:
         """As `run_evaluation` does, but for its page."""
         plan = make_plan(self.config(out, cache, fakes))
         store = ShardStore(out / "shards", plan.cache)

@@ -46,7 +46,6 @@ from evaluation_sides import (
     Ours,
     Tools,
     WorkerHere,
-    Workers,
     cores,
     kernel_distance,
     read,
@@ -54,6 +53,7 @@ from evaluation_sides import (
     write_people,
 )
 from nigaoe.eval.running.plan import make_plan
+from nigaoe.eval.running.pool import Hands
 from nigaoe.eval.running.worker import Findings
 
 FRECHET, KERNEL, COSINE = 1e-4, 1e-2, 1e-5
@@ -205,12 +205,12 @@ class Runs:
         self.ours, self.folder, self._numbers = ours, folder, count()
         self.findings = Findings([], {}, [])
 
-    def cold(self, workers: Workers) -> Figures:
+    def cold(self, workers: Hands) -> Figures:
         """Nothing is known of the references."""
         out = self._new()
         return self.ours.run(workers, self.findings, out, out / "cache")
 
-    def warm(self, workers: Workers, cache: Path) -> Figures:
+    def warm(self, workers: Hands, cache: Path) -> Figures:
         """Other fakes of references that an earlier run has seen."""
         return self.ours.run(workers, self.findings, self._new(), cache, fakes=1)
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float64
 
-from nigaoe.eval.findings.figures import FACE_AUC, FACE_FOUND, FACE_RECOGNISED, FALSE_ALARMS, REFERENCE_FOUND
+from nigaoe.eval.findings.figures import FALSE_ALARMS
+from nigaoe.eval.running.panel import FACE_AUC, FACE_FOUND, FACE_RECOGNISED, REFERENCE_FOUND
 from nigaoe.eval.running.tables import SampleTable
 
 

@@ -9,10 +9,9 @@ from nigaoe.eval.metrics.frechet import FrechetDistance
 from nigaoe.eval.metrics.frechet_infinity import FrechetInfinity
 from nigaoe.eval.metrics.kid import KernelDistance
 from nigaoe.eval.metrics.space import FeatureSpace
+from nigaoe.eval.running.panel import FACE_AUC, FACE_FOUND, FACE_RECOGNISED
 from nigaoe.eval.running.worker import Findings
 
-FACE_AUC, FACE_RECOGNISED, FACE_FOUND, REFERENCE_FOUND = "_auc", "_recognised", "_found", "_reference_found"
-"""Ends of names of a face encoder's figures."""
 FALSE_ALARMS = 0.01
 """Share of strangers that are taken for the person at the threshold of `_recognised`."""
 

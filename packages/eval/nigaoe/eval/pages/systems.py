@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 from nigaoe.core.reports import Cell, Metric, Report
+from nigaoe.eval.running.panel import FACE_AUC, FACE_FOUND, FACE_RECOGNISED
 
 _FACE, _ATTRIBUTE, _SIMILARITY, _WORDS = "face_", "attribute.", "_i", "clip_t"
-_FACE_RATES = ("_auc", "_recognised", "_found")
+_FACE_RATES = (FACE_AUC, FACE_RECOGNISED, FACE_FOUND)
 """Ends of a face encoder's further figures."""
 
 

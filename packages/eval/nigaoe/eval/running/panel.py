@@ -44,6 +44,9 @@ from nigaoe.eval.scoring.remembering import (
 
 Columns = dict[str, Float64[np.ndarray, " N"]]
 
+FACE_AUC, FACE_RECOGNISED, FACE_FOUND, REFERENCE_FOUND = "_auc", "_recognised", "_found", "_reference_found"
+"""Ends of names of a face encoder's columns; the first two need all samples of a cell."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -216,14 +219,14 @@ JUDGED = (
 
 def face_names(faces: Named) -> list[str]:
     """Of the figures of a face encoder."""
-    return [f"face_{faces.name}{end}" for end in ("", "_auc", "_recognised", "_found")]
+    return [f"face_{faces.name}{end}" for end in ("", FACE_AUC, FACE_RECOGNISED, FACE_FOUND)]
 
 
 def _faces_found(faces: RememberingFaces, batch: Batch) -> Columns:
-    sides = {"found": batch.pictures, "reference_found": batch.references}
+    sides = {FACE_FOUND: batch.pictures, REFERENCE_FOUND: batch.references}
     return {
-        f"face_{faces.name}_{word}": np.array([float(faces.identity(image) is not None) for image in side])
-        for word, side in sides.items()
+        f"face_{faces.name}{end}": np.array([float(faces.identity(image) is not None) for image in side])
+        for end, side in sides.items()
     }
 
 

@@ -104,7 +104,8 @@ class RayHands:
     ) -> None:
         """Evaluate shards in any order and hand over each as it is finished."""
         workers = self._started()
-        finished = [task for task in self.plan.tasks if task not in tasks]
+        asked = {task.id for task in tasks}
+        finished = [task for task in self.plan.tasks if task.id not in asked]
         with ProgressGauges(self.plan.config.title, len(self.plan.tasks)) as gauges:
             gauges.finished(sum(task.size for task in finished), shards=len(finished))
 
