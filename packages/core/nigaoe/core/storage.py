@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -208,14 +209,16 @@ def _walk(
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=with_links):
-                found = os.stat(entry.path)
-                this = (found.st_dev, found.st_ino)
-                if this not in parents:
-                    yield from _walk(entry.path, with_links, f"{above}{entry.name}/", parents | {this})
-            elif entry.is_file(follow_symlinks=with_links):
-                found = entry.stat()
-                yield FileStat(above + entry.name, entry.path, found.st_size, found.st_mtime_ns)
+            # What went since the folder was opened, as a file that got its final name does, is no longer in it.
+            with suppress(FileNotFoundError):
+                if entry.is_dir(follow_symlinks=with_links):
+                    found = os.stat(entry.path)
+                    this = (found.st_dev, found.st_ino)
+                    if this not in parents:
+                        yield from _walk(entry.path, with_links, f"{above}{entry.name}/", parents | {this})
+                elif entry.is_file(follow_symlinks=with_links):
+                    found = entry.stat()
+                    yield FileStat(above + entry.name, entry.path, found.st_size, found.st_mtime_ns)
 
 
 def _objects(location: Location) -> Iterator[FileStat]:
