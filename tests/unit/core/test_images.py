@@ -12,7 +12,7 @@ from PIL import Image
 
 from nigaoe.core.errors import ImageError
 from nigaoe.core.image_encoders import ImageEncoder
-from nigaoe.core.images import read_image
+from nigaoe.core.images import CODEC, read_image
 from nigaoe.core.pixels import ImageLike, as_pil
 
 
@@ -61,6 +61,12 @@ def test_every_mode_becomes_rgb(mode: str, tmp_path: Path) -> None:
     path = tmp_path / ("a.tif" if mode in ("CMYK", "F") else "a.png")
     image.save(path)
     assert read_image(path).mode == "RGB"
+
+
+@pytest.mark.parametrize(("mode", "codec"), [("RGB", "PNG"), ("RGBA", "PNG"), ("RGB", "JPEG"), ("L", "JPEG")])
+def test_a_picture_remembers_its_codec(mode: str, codec: str, tmp_path: Path) -> None:
+    Image.new(mode, (8, 6)).save(tmp_path / "portrait.jpg", codec)
+    assert read_image(tmp_path / "portrait.jpg").info[CODEC] == codec
 
 
 def test_transparency_lies_over_white_and_exif_is_obeyed(tmp_path: Path) -> None:

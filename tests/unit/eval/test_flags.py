@@ -13,7 +13,7 @@ from nigaoe.eval.config import EvalConfig
 from nigaoe.eval.findings.flags import flags_of
 from nigaoe.eval.metrics.counted import CountedMoments
 from nigaoe.eval.metrics.samples import Samples
-from nigaoe.eval.protocols.protocol import CellPlan
+from nigaoe.eval.protocols.protocol import DRAWN, CellPlan
 from nigaoe.eval.running.merging import MergedCell, Side
 from nigaoe.eval.running.plan import Plan, make_plan
 from nigaoe.eval.running.tables import SampleTable
@@ -195,3 +195,19 @@ def test_flags_stand_beside_one_another(plan: Plan) -> None:
     failed = _cell(plan, "theirs").model_copy(update={"failed": {IDS[0]: "torn"}})
     found = _flags(plan, failed, theirs=replace(merged, keys=np.zeros((N, 16), np.uint8)))
     assert len(found) == 4
+
+
+def test_pictures_of_two_codecs_are_flagged(plan: Plan) -> None:
+    (flag,) = _flags(plan, train_photo=_merged(plan.cell("train-photo"), is_lossy=[1.0, 0.0, 0.0, NAN]))
+    assert "1 of 3 pictures come from JPEG or WebP files" in flag
+
+
+def test_systems_that_are_stored_by_two_codecs_are_flagged(plan: Plan) -> None:
+    drawn = [cell.name for cell in plan.cells if cell.source in DRAWN]
+    lossy = {name: _merged(plan.cell(name), is_lossy=[1.0] * N) for name in drawn}
+    assert _flags_of(plan, lossy) == []
+    (flag,) = _flags_of(
+        plan, {name: _merged(plan.cell(name), is_lossy=[float(name == "theirs")] * N) for name in drawn}
+    )
+    assert flag.startswith("Folder 'theirs'")
+    assert "saved alike" in flag

@@ -251,3 +251,18 @@ def test_references_shuffled_against_pictures(tmp_path: Path, rows: list[_Row]) 
     # The crowd of pictures is the same in both: no distance of distributions would have told.
     distances = [report.cell(name).metrics["fd_judge"].value for name in folders]
     assert distances[0] == pytest.approx(distances[1], rel=1e-6)
+
+
+def test_one_system_saved_as_jpeg(tmp_path: Path, rows: list[_Row]) -> None:
+    images, saved = _others(tmp_path), {"whole": tmp_path / "whole", "coded": tmp_path / "coded"}
+    _saved(saved["whole"], images)
+    saved["coded"].mkdir()
+    for i, image in enumerate(images):
+        image.save(saved["coded"] / f"{i:06d}.jpg", quality=50)
+    report = _evaluated(_toy(tmp_path / "out", **saved), "references", "train-photo", *saved)
+    printed, true = (report.cell(name).metrics["fd_judge"].value for name in ("coded", "whole"))
+    # The pictures are the same: all of the difference is the codec's.
+    assert printed != pytest.approx(true, rel=1e-3)
+    assert not any("saved alike" in flag for flag in _flags(report, "whole"))
+    (flag,) = (flag for flag in _flags(report, "coded") if "saved alike" in flag)
+    rows.append(_Row("one system saved as JPEG", "FD", printed, true, flag))

@@ -10,6 +10,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from nigaoe.core.errors import ImageError
 
 MAX_PIXELS = 64_000_000
+CODEC = "codec"
+"""Key of a read picture's `info` under which its file's format stands, as Pillow calls it."""
 
 
 def read_image(source: Path | bytes, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -44,7 +46,9 @@ def read_picture(
             if width * height > max_pixels:
                 raise _too_large(name, width * height, max_pixels)
             image.load()
-            return then(ImageOps.exif_transpose(image))
+            read = then(ImageOps.exif_transpose(image))
+            read.info[CODEC] = image.format
+            return read
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow's own guard, from 179 million pixels on, and from 89 where warnings are errors; it tells the number in
         # its message only.

@@ -35,7 +35,8 @@ def flags_of(plan: Plan, checks: Sequence[Check], cells: Sequence[Cell], merged:
     for asked in plan.cells:
         if asked.source in REAL:
             found += _copies(asked, merged[asked.name]) + _alike(asked, merged[asked.name])
-    return found
+        found += _mixed(asked, merged[asked.name])
+    return found + _stored_apart(plan, merged)
 
 
 def _failed(cell: Cell) -> list[str]:
@@ -115,6 +116,35 @@ def _shapes(cell: Cell, drawn: MergedCell, real: MergedCell) -> list[str]:
     if min(real_width, real_height) < _SHRUNK * min(width, height):
         return [f"{said}; thumbnails lack what a network looks for, so distances say little: take the originals."]
     return []
+
+
+def _mixed(cell: CellPlan, merged: MergedCell) -> list[str]:
+    lossy, n = _lossy(merged)
+    if lossy in (0, n):
+        return []
+    return [
+        f"{cell.title}: {lossy} of {n} pictures come from JPEG or WebP files and the others do not; "
+        "networks see a codec, so save all alike."
+    ]
+
+
+def _stored_apart(plan: Plan, merged: Mapping[str, MergedCell]) -> list[str]:
+    """Systems of which one lost to a codec what the other one kept."""
+    drawn = [(cell, *_lossy(merged[cell.name])) for cell in plan.cells if cell.source in DRAWN]
+    coded = [cell.title for cell, lossy, n in drawn if 0 < n == lossy]
+    whole = [cell.title for cell, lossy, n in drawn if lossy == 0 < n]
+    if not coded or not whole:
+        return []
+    return [
+        f"{', '.join(coded)}: pictures from JPEG or WebP files, and those of {whole[0]} are not; networks see a codec, "
+        "so hold systems against each other that are saved alike."
+    ]
+
+
+def _lossy(merged: MergedCell) -> tuple[int, int]:
+    """How many pictures were saved with loss, and of how many."""
+    told = merged.table.columns.get("is_lossy", np.zeros(0))
+    return int(np.nansum(told)), int((~np.isnan(told)).sum())
 
 
 def _typical(merged: MergedCell) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from nigaoe.core.engine.allocator import keep_freed_memory
 from nigaoe.core.errors import ImageError
+from nigaoe.core.images import CODEC
 from nigaoe.core.reports import Check
 from nigaoe.eval.config import EvalConfig
 from nigaoe.eval.making.engine_pictures import EnginePictures
@@ -29,6 +30,8 @@ from nigaoe.eval.running.shards import ShardResult, ShardTask, smaller
 from nigaoe.eval.running.tables import SampleTable
 
 T = TypeVar("T")
+LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
+"""Formats that mostly lose what networks look at; a WebP that lost nothing counts as one that did."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class ShardWorker:
         made = self._make(task, samples)
         ids = [sample.id for sample in made.samples]
         is_real = cell.source in REAL
-        columns = _sizes(made.pictures)
+        columns = _facts(made.pictures)
         if made.samples and not is_real:
             columns |= self._columns(task, made, by_place)
         seen = self.panel.samples(made.pictures, ids) if made.samples else {}
@@ -184,9 +187,10 @@ class ShardWorker:
         return _sorted_out(asked, found)
 
 
-def _sizes(pictures: Sequence[Image.Image]) -> Columns:
+def _facts(pictures: Sequence[Image.Image]) -> Columns:
     sizes = np.array([picture.size for picture in pictures], np.float64).reshape(-1, 2)
-    return {"width_px": sizes[:, 0], "height_px": sizes[:, 1]}
+    lossy = np.array([picture.info.get(CODEC) in LOSSY for picture in pictures], np.float64)
+    return {"width_px": sizes[:, 0], "height_px": sizes[:, 1], "is_lossy": lossy}
 
 
 def _rounds(rows: Sequence[Sequence[int]], look: Callable[[int], T]) -> list[list[T | None]]:
