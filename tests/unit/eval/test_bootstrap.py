@@ -1,9 +1,12 @@
 """Intervals cover what they should, follow the groups, and chance is what independence gives."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from nigaoe.eval.bootstrap import GroupBootstrap
+from nigaoe.eval import bootstrap
+from nigaoe.eval.bootstrap import GroupBootstrap, units_of
 from nigaoe.eval.scoring.controls import agreement_ratio, chance_agreement, one_hot_pair
 
 
@@ -37,6 +40,37 @@ def test_the_same_figures_give_the_same_interval() -> None:
     values = np.random.default_rng(2).normal(size=(20, 1))
     groups = [str(i % 7) for i in range(20)]
     assert GroupBootstrap(groups).estimate(values) == GroupBootstrap(groups).estimate(values)
+
+
+def test_bundles_of_groups_give_the_interval_of_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    groups = [f"{i // 2:05d}" for i in range(6000)]
+    # The two of a group are alike, and names that follow one another are.
+    values = np.repeat(rng.normal(size=3000) + np.linspace(-1, 1, 3000), 2)[:, None]
+    single = GroupBootstrap(groups).estimate(values)
+    monkeypatch.setattr(bootstrap, "UNITS", 500)
+    bundled = GroupBootstrap(groups)
+    assert bundled.num_groups == 500
+    estimate = bundled.estimate(values)
+    assert single.low is not None
+    assert single.high is not None
+    assert estimate.low is not None
+    assert estimate.high is not None
+    assert estimate.value == single.value
+    assert estimate.high - estimate.low == pytest.approx(single.high - single.low, rel=0.15)
+    # What hangs together stays together.
+    units = units_of(groups)
+    assert np.array_equal(units[::2], units[1::2])
+    assert np.bincount(units).tolist() == [12] * 500
+
+
+def test_memory_does_not_grow_with_groups() -> None:
+    tracemalloc.start()
+    GroupBootstrap([f"{i:06d}" for i in range(200_000)]).estimate(np.zeros((200_000, 1)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # 1.6 GB, were each group drawn.
+    assert peak < 3e8
 
 
 def test_chance_is_the_product_of_the_marginals() -> None:

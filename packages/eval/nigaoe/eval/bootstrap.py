@@ -1,6 +1,6 @@
 """Bootstrap intervals over groups: pictures of one identity, or of one reference, are not independent of one another.
 
-N samples, C columns, G groups, R resamples.
+N samples, C columns, G groups or bundles of them, R resamples.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +11,8 @@ from jaxtyping import Float64, Int64
 from nigaoe.core.reports import Estimate
 
 RESAMPLES = 1000
+UNITS = 10_000
+"""What is resampled at most: more groups than that are dealt out into as many bundles, whose sums vary alike."""
 _SEED = 20230813
 
 Statistic = Callable[[Float64[np.ndarray, "... C"]], Float64[np.ndarray, "..."]]
@@ -22,13 +24,25 @@ def first_column(means: Float64[np.ndarray, "... C"]) -> Float64[np.ndarray, "..
     return means[..., 0]
 
 
+def units_of(groups: Sequence[str]) -> Int64[np.ndarray, " N"]:
+    """Number of the group of each sample, or of its group's bundle: what hangs together, without a gap in the numbers.
+
+    Bundles keep memory from growing with the samples: a million groups would take 8 GB of draws.
+    """
+    names, owner = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) <= UNITS:
+        return owner
+    # Shuffled, for names that follow one another may be alike.
+    return (np.random.default_rng(_SEED).permutation(len(names)) % UNITS)[owner]
+
+
 class GroupBootstrap:
     """Resamples groups with replacement. Draws depend on the number of groups alone, so that figures stay paired."""
 
     def __init__(self, groups: Sequence[str], resamples: int = RESAMPLES) -> None:
         """`groups`: the group of each sample, length N."""
-        names, self._owner = np.unique(np.asarray(groups), return_inverse=True)
-        self.num_groups = len(names)
+        self._owner = units_of(groups)
+        self.num_groups = int(self._owner.max(initial=-1)) + 1
         self._counts = np.bincount(self._owner, minlength=self.num_groups).astype(np.float64)
         rng = np.random.default_rng(_SEED)
         self._draws: Int64[np.ndarray, "R G"] = rng.integers(self.num_groups, size=(resamples, self.num_groups))

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 
 from nigaoe.core.errors import DataError
 from nigaoe.core.reports import Estimate
-from nigaoe.eval.bootstrap import GroupBootstrap
+from nigaoe.eval.bootstrap import GroupBootstrap, units_of
 from nigaoe.eval.metrics.items import Items, in_order
 
 FLIPS = 10_000
@@ -76,8 +76,8 @@ def compare(first: Items, second: Items) -> Comparison:
 
 def sign_flip_p(differences: Float64[np.ndarray, " N"], groups: Sequence[str]) -> float:
     """Two-sided p of the sign-flip permutation test; all differences of a group change sign together."""
-    _, owner = np.unique(np.asarray(groups), return_inverse=True)
-    sums = np.bincount(owner, weights=differences)
+    # Bundles of groups may change sign as well as groups may.
+    sums = np.bincount(units_of(groups), weights=differences)
     observed = abs(sums.sum())
     # Sums of the same numbers in another order differ in their last bits.
     bound = observed - 1e-12 * np.abs(sums).sum()
