@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from nigaoe.core.errors import ImageError
 from nigaoe.core.image_encoders import ImageEncoder
-from nigaoe.core.images import CODEC, read_image
+from nigaoe.core.images import CODEC, read_image, require_picture
 from nigaoe.core.pixels import ImageLike, as_pil
 
 
@@ -24,10 +25,10 @@ def _png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100))
 
 
-def _jpeg() -> bytes:
+def _saved(kind: str) -> bytes:
     buffer = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, "JPEG")
+    Image.fromarray(pixels).save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -36,7 +37,7 @@ def _jpeg() -> bytes:
     [
         (b"this is no picture", "not a picture"),
         (b"", "not a picture"),
-        (_jpeg()[:900], "truncated"),
+        (_saved("JPEG")[:900], "truncated"),
         (_png_header(30_000, 30_000), "900 million pixels"),
     ],
 )
@@ -50,9 +51,26 @@ def test_bad_pictures_end_in_one_sentence(data: bytes, word: str, tmp_path: Path
         assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("look", [read_image, require_picture])
+def test_a_missing_file_is_named(look: Callable[[Path], object], tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="nobody.png"):
-        read_image(tmp_path / "nobody.png")
+        look(tmp_path / "nobody.png")
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"this is no picture", "not a picture"),
+        (_png_header(30_000, 30_000), "900 million"),
+        (_saved("PNG")[:-40], "damaged"),
+    ],
+)
+def test_a_look_at_a_file_tells_what_no_decoder_is_needed_for(data: bytes, word: str, tmp_path: Path) -> None:
+    (tmp_path / "portrait.png").write_bytes(data)
+    with pytest.raises(ImageError, match=word):
+        require_picture(tmp_path / "portrait.png")
+    (tmp_path / "portrait.png").write_bytes(_saved("PNG"))
+    require_picture(tmp_path / "portrait.png")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "F"])

@@ -1,11 +1,13 @@
 """Pictures from outside: read safely, always RGB, always upright."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from nigaoe.core.errors import ImageError
 
@@ -37,6 +39,27 @@ def read_picture(
     Raises:
         ImageError: Missing, not a picture, too large or truncated.
     """
+    with _opened(source, name, max_pixels, formats) as image:
+        image.load()
+        read = then(ImageOps.exif_transpose(image))
+        read.info[CODEC] = image.format
+        return read
+
+
+def require_picture(path: Path, max_pixels: int = MAX_PIXELS) -> None:
+    """Look at a file without decoding it: its header, and where its format has some, its checksums.
+
+    Raises:
+        ImageError: Missing, not a picture, too large, or, of a PNG, truncated.
+    """
+    with _opened(path, None, max_pixels, None) as image:
+        image.verify()
+
+
+@contextmanager
+def _opened(
+    source: Path | bytes, name: str | None, max_pixels: int, formats: tuple[str, ...] | None
+) -> Iterator[ImageFile]:
     name = name or (str(source) if isinstance(source, Path) else "the image")
     if isinstance(source, Path) and not source.is_file():
         raise ImageError(f"image file {name!r} does not exist; mend the path")
@@ -45,10 +68,7 @@ def read_picture(
             width, height = image.size
             if width * height > max_pixels:
                 raise _too_large(name, width * height, max_pixels)
-            image.load()
-            read = then(ImageOps.exif_transpose(image))
-            read.info[CODEC] = image.format
-            return read
+            yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow's own guard, from 179 million pixels on, and from 89 where warnings are errors; it tells the number in
         # its message only.

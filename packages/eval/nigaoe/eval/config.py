@@ -79,7 +79,7 @@ class MetricsConfig(Config):
     """`dlib`, `insightface`, `insightface:ROOT` or `onnx:FILE`: identity by recognition."""
     lpips: Path | None = None
     """torchvision's `vgg16-397923af.pth`: LPIPS of reconstructions."""
-    keep_features: int = Field(default=20_000, ge=0)
+    keep_features: int = Field(default=10_000, ge=0)
     """Samples of a cell whose features are kept for KID, precision and the like; beyond, moments will do."""
 
 

@@ -5,7 +5,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from nigaoe.core.errors import DataError
-from nigaoe.core.images import read_image
+from nigaoe.core.images import read_image, require_picture
 from nigaoe.eval.config import EvalConfig, FolderProtocolConfig
 from nigaoe.eval.protocols.protocol import DRAWN, REAL, CellPlan, Column, Headline, Sample
 from nigaoe.eval.protocols.targets import with_scales, with_targets
@@ -24,7 +24,7 @@ class FolderProtocol:
     """
 
     def __init__(self, config: FolderProtocolConfig, run: EvalConfig) -> None:
-        """Lists the folder; `identify` reads every picture once.
+        """Lists the folder; `identify` looks at every file once.
 
         Raises:
             DataError: The folder is missing or holds fewer than two pictures.
@@ -125,8 +125,9 @@ class FolderProtocol:
     @cached_property
     def _hashes(self) -> dict[Path, str]:
         # Once per run: workers, who have a protocol each, ask for no hash.
+        # Nor is a picture decoded twice for that: one that only seems whole is named by the worker that decodes it.
         for path in self.paths:
-            read_image(path)
+            require_picture(path)
         return {path: file_fingerprint(path) for path in self.paths}
 
     def grid_rows(self, count: int) -> list[int]:
