@@ -47,7 +47,7 @@ class Graphs:
         return graph.forward
 
 
-@pytest.fixture(scope="module", params=["sd", "sdxl"])
+@pytest.fixture(scope="module", params=["sd", pytest.param("sdxl", marks=pytest.mark.slow)])
 def world(
     request: pytest.FixtureRequest, tiny_base: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> World:

@@ -44,6 +44,7 @@ def test_a_build_ends_in_folders_that_the_ordinary_pipeline_loads(built: Path) -
         assert pipeline("a photo of a man", num_inference_steps=1).images[0].size == (96, 96)
 
 
+@pytest.mark.slow
 def test_the_same_recipe_builds_the_same_weights(built: Path, tmp_path: Path) -> None:
     Build(tmp_path / "work", tmp_path / "out", TINY).run()
     first, second = _weights(built / "out"), _weights(tmp_path / "out")
