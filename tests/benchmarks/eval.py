@@ -3,9 +3,10 @@
     python tests/benchmarks/eval.py --json eval.json          # 160 pictures a side, two cores
     python tests/benchmarks/eval.py --n 24 --rounds 2 --tiny  # that it runs
 
-Four figures of a folder of 512 px pictures that somebody drew from references: Frechet and kernel distance on
-EfficientNet-Lite0 (its real weights), CLIP-T and CLIP-I on a CLIP of the size of ViT-S/32 (random ones), in cost to the
-former about what ViT-B/32 is to FID's Inception. The tools are
+Four figures of a folder of 512 px pictures that somebody drew from references: Frechet and kernel distance on one
+network, CLIP-T and CLIP-I on a CLIP. Usually that is FID's Inception, 11.4 GFLOP a picture, and ViT-B/32, 4.4; here it
+is a quarter of both, a ViT-S/20 and a CLIP of the size of ViT-S/32 with random weights. One more row has
+EfficientNet-Lite0 with its real weights in place of the former, which is cheaper than the CLIP. The tools are
 torchmetrics' FID, KID and CLIPScore and a plain loop for CLIP-I, each of which decodes what it needs, as it does for
 its users. Ours goes from plan to report: hashing, shards on disk, thumbnails, merging, intervals, and the figures that
 nobody asked for here. Not counted on either side: loading networks. Not counted on ours: the checks of the networks,
@@ -41,7 +42,10 @@ from evaluation_sides import (
     BATCH,
     MINIATURE,
     PROMPT,
+    VIT_MINIATURE,
+    VIT_S_20,
     VIT_S_32,
+    ClassToken,
     Figures,
     Ours,
     Tools,
@@ -51,6 +55,7 @@ from evaluation_sides import (
     read,
     write_clip,
     write_people,
+    write_vit,
 )
 from nigaoe.eval.running.plan import make_plan
 from nigaoe.eval.running.pool import Hands
@@ -218,8 +223,10 @@ class Runs:
         return self.folder / f"run-{next(self._numbers)}"
 
 
-def alone(runs: Runs, tools: Tools, n: int, rounds: int, core: tuple[int, ...]) -> Iterator[dict[str, object]]:
-    """One worker of one thread against the tools."""
+def alone(
+    runs: Runs, tools: Tools, n: int, rounds: int, core: tuple[int, ...], also: str = ""
+) -> Iterator[dict[str, object]]:
+    """One worker of one thread against the tools; `also`: what is other here, for which the first row will do."""
     here = [WorkerHere(make_plan(runs.ours.config(runs.folder / "out", runs.folder / "cache", i))) for i in range(2)]
     runs.findings = here[0].findings()
     cold, warm = Side(lambda: runs.cold(here[0]), core), runs.folder / "warm"
@@ -231,7 +238,7 @@ def alone(runs: Runs, tools: Tools, n: int, rounds: int, core: tuple[int, ...]) 
     parts = costs._asdict()
     print(", ".join(f"{part} {1e3 * s:.1f} ms" for part, s in parts.items()))  # noqa: T201
     row = compare(
-        "four figures, against the tools in a row",
+        f"four figures{also}, against the tools in a row",
         cold,
         Side(lambda: tools.run(0), core),
         n,
@@ -240,6 +247,8 @@ def alone(runs: Runs, tools: Tools, n: int, rounds: int, core: tuple[int, ...]) 
         ceiling=costs.tools(n) / costs.ours(n, 2),
     )
     yield row | {"kernel_gap": found, "outputs_equal": row["outputs_equal"] and found <= FRECHET, "costs_s": parts}
+    if also:
+        return
     runs.ours.run(here[0], runs.findings, runs.folder / "first", warm)
     yield compare(
         "references known, against the tools in a row",
@@ -303,9 +312,10 @@ def main() -> None:
         folder = Path(name)
         people = write_people(folder / "people", arguments.n, 64 if arguments.tiny else 512)
         clip = write_clip(MINIATURE if arguments.tiny else VIT_S_32, folder / "clip")
-        runs, tools = Runs(Ours(people, clip), folder / "runs"), Tools(people, clip)
-        sizes = arguments.n, arguments.rounds
-        for row in _rows(runs, tools, sizes, all_cores, arguments.only):
+        vit = write_vit(VIT_MINIATURE if arguments.tiny else VIT_S_20, folder / "vit_s_20")
+        usual = Runs(Ours(people, clip, f"dino:{vit}"), folder / "runs"), Tools(people, clip, ClassToken(vit))
+        small = Runs(Ours(people, clip), folder / "small"), Tools(people, clip)
+        for row in _rows(usual, small, (arguments.n, arguments.rounds), all_cores, arguments.only):
             rows.append(row)
             if arguments.json:
                 # After each, so that a time limit loses nothing.
@@ -314,16 +324,21 @@ def main() -> None:
 
 
 def _rows(
-    runs: Runs, tools: Tools, sizes: tuple[int, int], all_cores: tuple[int, ...], only: str | None
+    usual: tuple[Runs, Tools],
+    small: tuple[Runs, Tools],
+    sizes: tuple[int, int],
+    all_cores: tuple[int, ...],
+    only: str | None,
 ) -> Iterator[dict[str, object]]:
     if only != "together":
-        yield from alone(runs, tools, *sizes, all_cores[:1])
+        yield from alone(*usual, *sizes, all_cores[:1])
+        yield from alone(*small, *sizes, all_cores[:1], also=" on a network cheaper than the CLIP")
     if only == "alone":
         return
     if len(all_cores) < 2:
         print("there is one core here, so two actors have nothing to show")  # noqa: T201
         return
-    yield together(runs, tools, *sizes, all_cores[:2])
+    yield together(*usual, *sizes, all_cores[:2])
 
 
 if __name__ == "__main__":

@@ -2,16 +2,32 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.eval import Runs, are_equal, costs_of, gaps, kernel_gap
-from evaluation_sides import MINIATURE, Ours, Tools, WorkerHere, write_clip, write_people
+from evaluation_sides import (
+    MINIATURE,
+    VIT_MINIATURE,
+    ClassToken,
+    Ours,
+    Tools,
+    WorkerHere,
+    write_clip,
+    write_people,
+    write_vit,
+)
 from nigaoe.eval.running.plan import make_plan
 
 N = 18
 
 
-def test_both_sides_find_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["efficientnet", "vit"])
+def test_both_sides_find_the_same(kind: str, tmp_path: Path) -> None:
     people, clip = write_people(tmp_path / "people", N, side_px=64), write_clip(MINIATURE, tmp_path / "clip")
     runs, tools = Runs(Ours(people, clip), tmp_path / "runs"), Tools(people, clip)
+    if kind == "vit":
+        vit = write_vit(VIT_MINIATURE, tmp_path / "vit_tiny")
+        runs, tools = Runs(Ours(people, clip, f"dino:{vit}"), tmp_path / "runs"), Tools(people, clip, ClassToken(vit))
     cache = tmp_path / "cache"
     cold, warm = (WorkerHere(make_plan(runs.ours.config(tmp_path / "out", cache, fakes))) for fakes in (0, 1))
     runs.findings = cold.findings()

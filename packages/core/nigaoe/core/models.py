@@ -53,13 +53,15 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def load_complete(cls: Any, path: str, subfolder: str = "") -> Any:
-    """A transformers model in float32, frozen, with every weight from the file.
+def load_complete(cls: Any, path: str, subfolder: str = "", **made_with: Any) -> Any:
+    """A transformers model in float32, frozen, with every weight from the file; `made_with`: for its constructor.
 
     Raises:
         ValueError: A weight is missing or has another shape; transformers would go on with random ones.
     """
-    model, info = cls.from_pretrained(path, subfolder=subfolder, dtype=torch.float32, output_loading_info=True)
+    model, info = cls.from_pretrained(
+        path, subfolder=subfolder, dtype=torch.float32, output_loading_info=True, **made_with
+    )
     lacking = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
     if lacking:
         raise ValueError(f"it has no fitting weight {lacking[0]!r}")

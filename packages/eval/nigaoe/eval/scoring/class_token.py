@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 from safetensors import SafetensorError
-from transformers import AutoModel, BitImageProcessorPil, ViTImageProcessorPil
+from transformers import AutoConfig, AutoModel, BitImageProcessorPil, ViTImageProcessorPil
 
 from nigaoe.core.errors import BaseModelError
 from nigaoe.core.models import load_complete, locate, quiet_loading
@@ -39,11 +39,13 @@ class ClassTokenEncoder:
         path = locate(name, "vision transformer")
         try:
             with quiet_loading():
-                model = load_complete(AutoModel, path)
-            kind = str(model.config.model_type)
-            if kind not in _PROCESSORS:
-                raise ValueError(f"it is a {kind!r}, not one of {', '.join(_PROCESSORS)}")
-            processor = _PROCESSORS[kind].from_pretrained(path)
+                kind = str(AutoConfig.from_pretrained(path).model_type)
+                if kind not in _PROCESSORS:
+                    raise ValueError(f"it is a {kind!r}, not one of {', '.join(_PROCESSORS)}")
+                # DINO is published without the weights of a pooler, which nobody asks here.
+                bare: dict[str, Any] = {"add_pooling_layer": False} if kind == "vit" else {}
+                model = load_complete(AutoModel, path, **bare)
+                processor = _PROCESSORS[kind].from_pretrained(path)
         except (OSError, ValueError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise BaseModelError(
