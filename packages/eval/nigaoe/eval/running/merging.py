@@ -12,7 +12,9 @@ from jaxtyping import UInt8
 
 from nigaoe.core.errors import DataError
 from nigaoe.eval.metrics.counted import CountedMoments
-from nigaoe.eval.metrics.samples import Samples
+from nigaoe.eval.metrics.moments import Moments
+from nigaoe.eval.metrics.samples import UNNAMED, Samples
+from nigaoe.eval.metrics.space import FeatureSpace
 from nigaoe.eval.running.shards import ShardResult, ShardStore, ShardTask, Statistics
 from nigaoe.eval.running.tables import SampleTable
 
@@ -78,19 +80,23 @@ def read_shard(store: ShardStore, task: ShardTask) -> ShardResult:
 
 @dataclass(eq=False)
 class _GrowingSide:
-    moments: CountedMoments
+    space: FeatureSpace
+    moments: Moments
+    ids: list[np.ndarray]
+    """Of the samples in the moments; looked through once, at the end."""
     features: list[Samples]
     block: list[Samples]
     """Whose moments are not taken yet."""
 
     @classmethod
     def empty(cls, like: Statistics) -> "_GrowingSide":
-        return cls(CountedMoments.empty(like.space), [], [])
+        return cls(like.space, Moments.empty(like.space.dim), [], [], [])
 
     def add(self, statistics: Statistics, is_kept: bool) -> None:
+        self.space.require_same(statistics.space)
         if isinstance(statistics, CountedMoments):
             self._close()
-            self.moments = self.moments.merge(statistics)
+            self._count(statistics)
             return
         if is_kept:
             self.features.append(statistics)
@@ -100,21 +106,26 @@ class _GrowingSide:
 
     def whole(self) -> Side:
         self._close()
-        return Side(_all_of(self.features, self.moments), self.moments)
+        ids = np.sort(np.concatenate([np.zeros(0, np.int64), *self.ids]), kind="stable")
+        named = ids[ids != UNNAMED]
+        if (repeated := int((named[1:] == named[:-1]).sum())) > 0:
+            raise DataError(f"{repeated} samples stand in two shards of a cell; give every sample an id of its own")
+        return Side(_all_of(self.features, self.space), CountedMoments(self.space, ids, self.moments))
 
     def _close(self) -> None:
         if self.block:
-            self.moments = self.moments.merge(CountedMoments.of(_all_of(self.block, self.moments)))
+            self._count(CountedMoments.of(_all_of(self.block, self.space)))
             self.block = []
 
+    def _count(self, counted: CountedMoments) -> None:
+        self.moments = self.moments.merge(counted.moments)
+        self.ids.append(counted.ids)
 
-def _all_of(parts: Iterable[Samples], like: CountedMoments) -> Samples:
-    listed = list(parts)
-    for part in listed:
-        like.space.require_same(part.space)
-    nothing = Samples.empty(like.space)
+
+def _all_of(parts: Iterable[Samples], space: FeatureSpace) -> Samples:
+    listed, nothing = list(parts), Samples.empty(space)
     ids = np.concatenate([nothing.ids, *(part.ids for part in listed)])
-    return Samples.in_order(like.space, ids, np.concatenate([nothing.features, *(part.features for part in listed)]))
+    return Samples.in_order(space, ids, np.concatenate([nothing.features, *(part.features for part in listed)]))
 
 
 def _joined(tables: Sequence[SampleTable]) -> SampleTable:
