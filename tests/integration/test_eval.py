@@ -120,6 +120,7 @@ def test_the_number_of_workers_changes_no_byte(
     assert _files(tmp_path) == outputs[1]
 
 
+@pytest.mark.slow
 def test_the_order_of_shards_changes_no_byte(
     workers: list[Worker], adapter: Path, outputs: tuple[Path, dict[str, bytes]], tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from nigaoe.eval.running.plan import make_plan
 N = 18
 
 
-@pytest.mark.parametrize("kind", ["efficientnet", "vit"])
+@pytest.mark.parametrize("kind", [pytest.param("efficientnet", marks=pytest.mark.slow), "vit"])
 def test_both_sides_find_the_same(kind: str, tmp_path: Path) -> None:
     people, clip = write_people(tmp_path / "people", N, side_px=64), write_clip(MINIATURE, tmp_path / "clip")
     runs, tools = Runs(Ours(people, clip), tmp_path / "runs"), Tools(people, clip)
