@@ -25,12 +25,23 @@ from nigaoe.core.toy.portraits import write_portraits
 from served_here import ENVIRONMENT, RunningServer, running, until, write_serve_config
 from training_runs import start, write_config
 from watched_here import Head, Prometheus, Scrape, prometheus, ray_head
-from watching_files import alerts, metric_names, needs_prometheus, queries, recorded
+from watching_files import (
+    DASHBOARDS,
+    alerts,
+    dashboard,
+    load_preview,
+    metric_names,
+    needs_prometheus,
+    queries,
+    recorded,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 NOT_ON_A_CPU = {"ray_node_gpus_utilization", "ray_node_gram_used", "ray_nigaoe_train_mfu_ratio"}
 """Ray's and ours of devices that this machine may not have, or whose most nobody knows."""
+EMPTY_ON_A_CPU = {"GPUs", "GPU memory", "MFU"}
+"""Panels of these alone."""
 COLLECT_S = 25
 """Until what was just counted has come to Ray's agent and from there to whoever reads it."""
 
@@ -53,19 +64,21 @@ class Watched:
     head: Head
     scrape: Scrape
     prometheus: Prometheus | None
+    since: float
+    """When it began, in seconds since 1970."""
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    folder = tmp_path_factory.mktemp("watched")
+    folder, since = tmp_path_factory.mktemp("watched"), time.time()
     with ray_head(cpus=8) as head, Scrape(head).going_on() as scrape:
         if shutil.which("prometheus") is None:
             run_everything(head, scrape, folder)
-            yield Watched(head, scrape, None)
+            yield Watched(head, scrape, None, since)
         else:
             with prometheus(head, folder) as watcher:
                 run_everything(head, scrape, folder)
-                yield Watched(head, scrape, watcher)
+                yield Watched(head, scrape, watcher, since)
 
 
 def run_everything(head: Head, scrape: Scrape, folder: Path) -> None:
@@ -172,3 +185,17 @@ def test_every_panel_has_something_to_draw(watched: Watched) -> None:
         if query.place not in alerts() and not metric_names(query.expr) <= NOT_ON_A_CPU:
             shown[query.place] = shown.get(query.place, False) or watched.prometheus.has_shown(query.expr)
     assert [place for place, has in shown.items() if not has] == []
+
+
+@needs_prometheus
+def test_dashboards_can_be_read(watched: Watched, tmp_path: Path) -> None:
+    """As `infra/monitoring/preview.py` draws them; `--basetemp` keeps the pictures."""
+    assert watched.prometheus is not None
+    preview, empty = load_preview(), {}
+    for path in DASHBOARDS:
+        board, over = dashboard(path), preview.Window(watched.since, time.time())
+        data = preview.answers(watched.prometheus.url, board, over)
+        empty[path.stem] = {title for title, series in data.items() if not series}
+        preview.save(preview.draw(board, data, over), tmp_path / f"{path.stem}.png")
+    titles = {path.stem: {panel["title"] for panel in dashboard(path)["panels"]} for path in DASHBOARDS}
+    assert empty == {stem: EMPTY_ON_A_CPU & found for stem, found in titles.items()}
