@@ -141,7 +141,7 @@ def ask(url: str, board: dict[str, Any], panel: dict[str, Any], over: Window) ->
         for series in answer.json()["data"]["result"]:
             values = np.full(len(times), np.nan)
             for moment, value in series["values"]:
-                values[round((moment - times[0]) / step)] = float(value)
+                values[round((moment - times[0]) / step)] = float(value) if np.isfinite(float(value)) else np.nan
             found.append(Series(labelled(target["legendFormat"], series["metric"]), times, values))
     return found
 
@@ -295,11 +295,15 @@ def _alone(values: np.ndarray) -> np.ndarray:
 
 
 def _ticks(axes: Axes, field: dict[str, Any]) -> None:
+    low, high = axes.get_ylim()
     if field["unit"] == "bytes":
-        low, high = axes.get_ylim()
         axes.yaxis.set_major_locator(MultipleLocator(2.0 ** math.ceil(math.log2((high - low) / 5))))
+    elif field["unit"] == "s" and high - low > 5:
+        axes.yaxis.set_major_locator(
+            MultipleLocator(next(i for i in (*INTERVALS_S, high - low) if 5 * i >= high - low))
+        )
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=field.get("decimals") == 0))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10], integer=field.get("decimals") == 0))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value, field["unit"], field.get("decimals"))))
     axes.xaxis.set_major_locator(AutoDateLocator(minticks=3, maxticks=6))  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_formatter(DateFormatter("%H:%M", tz=UTC))  # type: ignore[no-untyped-call]
@@ -312,7 +316,7 @@ def _figures(box: Box, panel: dict[str, Any], data: dict[str, list[Series]], ove
     for number, one in enumerate(series := data[panel["title"]]):
         said, color = _said(one.last, panel)
         width = box.width / len(series)
-        size = min(box.height / 4, 1.3 * width / max(5, len(said)))
+        size = min(box.height / 5, 0.85 * width / max(4, len(said)))
         _write(box, (number + 0.5) * width, box.height / 2 + 8, said, one.name if len(series) > 1 else "", size, color)
 
 

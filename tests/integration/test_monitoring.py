@@ -98,9 +98,10 @@ def run_everything(head: Head, scrape: Scrape, folder: Path) -> None:
 
 
 def train(head: Head, folder: Path) -> None:
-    """A run of some seconds, with checkpoints."""
+    """A run of a minute or two, with checkpoints."""
     write_portraits(folder / "portraits", people=8, scenes=1, split="train", seed=0)
-    config = write_config(folder, folder / "run", steps=40, cluster={"num_workers": 1, "address": head.address})
+    cluster = {"num_workers": 1, "address": head.address}
+    config = write_config(folder, folder / "run", steps=300, checkpoint_every=100, cluster=cluster)
     values = yaml.safe_load(config.read_text())
     # Encoded anew in every step, which spares the run a preparation.
     values["data"] |= {"cached": False, "source": str(folder / "portraits" / "captions.csv")}
@@ -125,21 +126,29 @@ def serve_config(head: Head, folder: Path) -> Path:
     return write_serve_config(folder, values)
 
 
-def serve(server: RunningServer, scrape: Scrape) -> None:
-    """Drawn with a face, refused, and drawn again after the loss of a replica."""
+def edit(server: RunningServer, seeds: tuple[int, ...]) -> None:
+    """Have a face drawn, once for each seed."""
     face = (Path(__file__).parents[2] / "docs" / "images" / "image_prompts.png").read_bytes()
-    for seed in (1, 1, 2):
+    for seed in seeds:
         form: dict[str, Any] = {"prompt": "a woman", "steps": "4", "seed": str(seed)}
         answer = httpx.post(
             f"{server.url}/v1/images/edits", files={"image": ("face.png", face)}, data=form, timeout=240
         )
         assert answer.status_code == 200, answer.text
+
+
+def serve(server: RunningServer, scrape: Scrape) -> None:
+    """Drawn with a face, refused, and drawn again after the loss of a replica."""
+    edit(server, seeds=(1, 1, 2))
     url = f"{server.url}/v1/images/generations"
     # Hours of work.
     late = httpx.post(url, json={"prompt": "a man", "steps": 1000, "n": 5000}, timeout=240)
     assert late.status_code == 429, late.text
     # What a replica counted has to be told before it is killed.
     until(lambda: "ray_nigaoe_rows_in_flight" in scrape.names, 120, "the engine tells nothing")
+    time.sleep(COLLECT_S)
+    # Prometheus sees a count rise only after it has seen it once.
+    edit(server, seeds=(1, 3, 4))
     time.sleep(COLLECT_S)
     events, order = [], {"prompt": "a man", "steps": 200, "stream": True, "partial_images": 3}
     with httpx.stream("POST", url, json=order, timeout=400) as stream:
