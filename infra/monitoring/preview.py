@@ -38,15 +38,14 @@ PALETTE = ("#56a64b", "#e0b400", "#3274d9", "#ff780a", "#e02f44", "#8f3bb8", "#3
 COLORS = {"green": "#56a64b", "red": "#e02f44", "orange": "#ff780a", "yellow": "#e0b400", "blue": "#3274d9"}
 INK, PALE = "#24292e", "#8e8e8e"
 
-_TIMES = ((86400.0, " day"), (3600.0, " h"), (60.0, " min"), (1.0, " s"), (1e-3, " ms"), (1e-6, " us"))
 UNITS: dict[str, tuple[tuple[float, str], ...]] = {
     "none": ((1.0, ""),),
     "short": ((1e9, " Bil"), (1e6, " Mil"), (1e3, " K"), (1.0, "")),
     "percent": ((1.0, "%"),),
-    "reqps": ((1e3, "K req/s"), (1.0, " req/s")),
+    "reqps": ((1e3, " K req/s"), (1.0, " req/s")),
     "bytes": ((2.0**40, " TiB"), (2.0**30, " GiB"), (2.0**20, " MiB"), (2.0**10, " KiB"), (1.0, " B")),
     "Bps": ((1e9, " GB/s"), (1e6, " MB/s"), (1e3, " kB/s"), (1.0, " B/s")),
-    "s": _TIMES,
+    "s": ((86400.0, " day"), (3600.0, " h"), (60.0, " min"), (1.0, " s"), (1e-3, " ms"), (1e-6, " us")),
 }
 """Factor and suffix, the largest first."""
 
@@ -167,11 +166,9 @@ def shown(value: float, unit: str, decimals: int | None = None) -> str:
     fitting = (size for size in sizes if abs(value) >= size[0] or (value == 0 and size[0] == 1))
     factor, suffix = next(fitting, sizes[-1])
     number = value / factor
-    return (
-        (f"{number:.3g}" if abs(number) < 1000 else f"{number:.0f}") + suffix
-        if decimals is None
-        else (f"{number:.{decimals}f}{suffix}")
-    )
+    if decimals is not None:
+        return f"{number:.{decimals}f}{suffix}"
+    return (f"{number:.3g}" if abs(number) < 1000 else f"{number:.0f}") + suffix
 
 
 def color_of(value: float, defaults_of_field: dict[str, Any]) -> str:
