@@ -106,11 +106,11 @@ class Prometheus:
     """The real one, asked through its API."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self.url = url
 
     def get(self, path: str, **parameters: Any) -> Any:
         """The `data` of an answer."""
-        answer = httpx.get(f"{self._url}/api/v1/{path}", params=parameters, timeout=60)
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
@@ -131,6 +131,13 @@ def prometheus(head: Head, folder: Path) -> Iterator[Prometheus]:
     files["files"] = [str(head.discovery)]
     http["url"] = http["url"].replace("http://ray-head:8265", head.dashboard)
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    with prometheus_of(folder) as running:
+        yield running
+
+
+@contextmanager
+def prometheus_of(folder: Path) -> Iterator[Prometheus]:
+    """Prometheus with the config and, if there are any yet, the data in a folder."""
     program, port = shutil.which("prometheus"), free_port()
     assert program is not None
     command = [program, f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]

@@ -1,8 +1,10 @@
 """What infra/monitoring holds: rules, dashboards, and the metrics that their expressions name."""
 
+import importlib.util
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,3 +83,15 @@ def queries() -> list[Query]:
                 filled = re.sub(r"\$\w+", ".*", filled)
                 found.append(Query(f"{path.stem}: {panel['title']}", filled))
     return found
+
+
+def load_preview() -> Any:
+    """The script that draws dashboards, as a module."""
+    spec = importlib.util.spec_from_file_location("preview", MONITORING / "preview.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look there for what their annotations mean.
+    sys.modules["preview"] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,16 +1,20 @@
 """Alerts and dashboards: each alert tried and explained, every panel made of what somebody exports."""
 
 import importlib.util
+import json
+import os
 import re
 import subprocess
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
+from manifests import crds, tool
 from nigaoe.eval.running import progress
 from nigaoe.serve.watching import instruments
 from nigaoe.train.watching import gauges
@@ -30,6 +34,7 @@ from watching_files import (
 )
 
 ROOT = Path(__file__).parents[2]
+SCHEMAS_VARIABLE = "NIGAOE_GRAFANA_SCHEMAS"
 SUFFIXES = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 
 
@@ -103,6 +108,22 @@ def test_kustomize_is_given_files_that_exist() -> None:
     assert {MONITORING / name for name in generator["files"]} == set(DASHBOARDS)
 
 
+def test_kustomize_builds_what_prometheus_operator_takes() -> None:
+    command = [tool("kubectl"), "kustomize", str(MONITORING)]
+    built = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    manifests = {manifest["kind"]: manifest for manifest in yaml.safe_load_all(built)}
+    boards = {name: json.loads(text) for name, text in manifests.pop("ConfigMap")["data"].items()}
+    assert boards == {path.name: dashboard(path) for path in DASHBOARDS}
+    assert manifests.keys() == {"PodMonitor", "PrometheusRule"}
+    for kind, manifest in manifests.items():
+        if (schema := crds().get((manifest["apiVersion"], kind))) is None:
+            pytest.skip(f"no definition of {kind} among those that are named (see infra/README.md)")
+        jsonschema.Draft202012Validator(schema).validate(manifest)
+        manifest["spec"]["extra"] = 1
+        with pytest.raises(jsonschema.ValidationError, match="extra"):
+            jsonschema.Draft202012Validator(schema).validate(manifest)
+
+
 def test_grafana_is_given_its_source_and_its_dashboards() -> None:
     provisioning = MONITORING / "grafana" / "provisioning"
     (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
@@ -133,6 +154,30 @@ def test_a_dashboard_is_whole(path: Path) -> None:
         is_beside = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
         is_above = a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
         assert is_beside or is_above
+
+
+def _of_grafana(kind: str, what: str) -> jsonschema.Draft7Validator:
+    """What Grafana publishes of dashboards, panels and queries; it lets no unknown field pass."""
+    folder = os.environ.get(SCHEMAS_VARIABLE)
+    if not folder:
+        pytest.skip(f"no schemas of Grafana's; name their folder in {SCHEMAS_VARIABLE} (see infra/README.md)")
+    schema = json.loads((Path(folder) / f"{kind}.jsonschema.json").read_text(encoding="utf-8"))
+    return jsonschema.Draft7Validator({**schema, "$ref": f"#/definitions/{what}"})
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_grafana_knows_every_field(path: Path) -> None:
+    _of_grafana("dashboard", "Dashboard").validate(dashboard(path))
+    for panel in panels(path):
+        _of_grafana("dashboard", "Panel").validate(panel)
+        _of_grafana(panel["type"], "Options").validate(panel["options"])
+        if panel["type"] == "timeseries":
+            _of_grafana("timeseries", "FieldConfig").validate(panel["fieldConfig"]["defaults"]["custom"])
+        for target in panel["targets"]:
+            _of_grafana("prometheus", "Dataquery").validate(target)
+    panel["options"]["extra"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="extra"):
+        _of_grafana(panel["type"], "Options").validate(panel["options"])
 
 
 @needs_promtool

@@ -136,11 +136,14 @@ class Drawn:
     timings: Timings
 
 
+RefusalKind = Literal["invalid", "overloaded", "late", "failed"]
+
+
 @dataclass(frozen=True)
 class Refusal:
     """An order that is not drawn. A value, for Ray Serve logs an exception as a failure of the replica."""
 
-    kind: Literal["invalid", "overloaded", "late", "failed"]
+    kind: RefusalKind
     """`invalid`: never possible. `overloaded`: no place now. `late`: not before its deadline. `failed`: these pictures
     came to nothing, as they would again."""
     reason: str

@@ -1,6 +1,5 @@
 """All metrics of distributions: neither shards, nor order, nor repeated work move a figure, and nothing is mixed."""
 
-import importlib.util
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import pyplot
 
 from nigaoe.core.errors import DataError
 from nigaoe.eval.metrics.cmmd import ClipMmd
@@ -158,15 +158,28 @@ def test_an_extractor_is_asked_for_features(make: Make) -> None:
     assert _figures(looking) == pytest.approx(_figures(_seen(make, list(range(60)), list(range(50)))), rel=1e-10)
 
 
+def test_plots_need_matplotlib_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchmetrics.utilities.plot._MATPLOTLIB_AVAILABLE", False)
+    with pytest.raises(ModuleNotFoundError, match="matplotlib"):
+        _seen(PrecisionRecall, list(range(60)), list(range(50))).plot()
+
+
 @pytest.mark.parametrize("make", METRICS)
-def test_plots_need_matplotlib_and_say_so(make: Make) -> None:
+def test_a_plot_shows_each_figure_and_which_is_best(make: Make) -> None:
     metric = _seen(make, list(range(60)), list(range(50)))
-    if importlib.util.find_spec("matplotlib") is None:
-        with pytest.raises(ModuleNotFoundError, match="matplotlib"):
-            metric.plot()
-    else:
-        figure, _ = metric.plot()
-        assert figure.axes
+    figure, axes = metric.plot()
+    assert axes.get_ylabel() == metric.name
+    drawn = [float(line.get_ydata()[0]) for line in axes.lines]
+    assert drawn == pytest.approx(_figures(metric), rel=1e-12)
+    if isinstance(figures := metric.compute(), dict):
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == list(figures)
+    figure.draw_without_rendering()
+    frame = figure.bbox
+    inside = [figure.axes[0].get_tightbbox(), *(text.get_window_extent() for text in axes.texts)]
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 and box.y1 <= frame.y1 for box in inside)
+    # Beside the marks, not over them.
+    assert all(text.get_window_extent().x0 >= axes.bbox.x1 for text in axes.texts)
+    pyplot.close(figure)
 
 
 def test_names_tell_the_extractor() -> None:

@@ -4,7 +4,6 @@ import copy
 import pickle
 import random
 import socket
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib import pyplot
 from torch.multiprocessing.spawn import spawn
 
 from nigaoe.core.errors import DataError
@@ -157,16 +157,21 @@ def test_groups_are_what_a_bootstrap_resamples() -> None:
     assert (estimate.value, estimate.low, estimate.high) == (0.5, 0.0, 1.0)
 
 
-@pytest.mark.skipif(find_spec("matplotlib") is not None, reason="matplotlib is installed")
-def test_a_plot_says_what_it_needs() -> None:
+def test_a_plot_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchmetrics.utilities.plot._MATPLOTLIB_AVAILABLE", False)
     with pytest.raises(ModuleNotFoundError, match="matplotlib"):
         _filled([1.0]).plot()
 
 
-@pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
-def test_a_plot_is_drawn() -> None:
-    figure, _ = _filled([1.0]).plot()
-    assert figure is not None
+def test_a_plot_shows_one_figure_or_those_of_several_steps() -> None:
+    metric = _filled([1.0, 2.0])
+    one, axes = metric.plot()
+    assert [line.get_ydata() for line in axes.lines] == [1.5]
+    assert axes.get_ylabel() == "given"
+    several, axes = metric.plot([metric.compute(), 2 * metric.compute()])
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[1.5, 3.0]]
+    for figure in (one, several):
+        pyplot.close(figure)
 
 
 def _gather(rank: int, port: int, out: Path) -> None:

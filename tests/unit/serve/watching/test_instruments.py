@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nigaoe.serve.orders import EngineStats, Timings
-from nigaoe.serve.watching.instruments import ALL, Instruments
+from nigaoe.serve.watching.instruments import ALL, REFUSALS, Instruments
 from nigaoe.serve.watching.prometheus import PrometheusMeter
 
 
@@ -84,6 +84,34 @@ def test_threads_lose_no_count() -> None:
     for thread in threads:
         thread.join()
     assert samples(meter)["nigaoe_unet_calls_total{base=a}"] == 4000
+
+
+def test_rare_counts_are_shown_before_anything_happens() -> None:
+    meter = PrometheusMeter()
+    Instruments(meter).begin()
+    found = samples(meter)
+    assert found["nigaoe_retries_total"] == 0
+    assert [found[f"nigaoe_refusals_total{{kind={kind}}}"] for kind in ("invalid", "overloaded", "late", "failed")] == [
+        0
+    ] * 4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_ray_is_told_once_of_a_count_that_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.serve.metrics import Counter
+
+    from nigaoe.serve.watching.ray_meter import RayMeter
+
+    steps: list[tuple[float, dict[str, str]]] = []
+    monkeypatch.setattr(Counter, "inc", lambda counter, value, tags: steps.append((value, tags)))
+    meter = RayMeter()
+    for value in (0, 0, 1, 0):
+        meter.add(REFUSALS, value, {"kind": "late"})
+    meter.add(REFUSALS, 0, {"kind": "failed"})
+    assert [tags["kind"] for _, tags in steps] == ["late", "late", "failed"]
+    assert steps[1][0] == 1
+    # Ray takes no step of 0; this one is too small to be seen in a sum.
+    assert all(steps[i][0] > 0 and 1 + steps[i][0] == 1 for i in (0, 2))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from nigaoe.core.errors import DataError
+from nigaoe.eval.metrics.plotted import relabelled
 from nigaoe.eval.metrics.samples import Ids, Samples
 from nigaoe.eval.metrics.space import FeatureSpace
 from nigaoe.eval.scoring.features import setting_of
@@ -164,7 +165,7 @@ class DistributionMetric(Metric, Generic[P]):
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Draw one value or a list of them, by default what `compute` returns; needs matplotlib."""
-        return self._plot(val, ax)
+        return relabelled(self._plot(val, ax), self.name)
 
     def _scalar(self, value: float) -> Tensor:
         return torch.tensor(value, dtype=torch.float64, device=self.device)

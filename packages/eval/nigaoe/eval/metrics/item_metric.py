@@ -21,6 +21,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from nigaoe.core.errors import DataError
 from nigaoe.eval.metrics.items import Items
+from nigaoe.eval.metrics.plotted import relabelled
 
 _STATES = {"ids": torch.uint8, "groups": torch.uint8, "settings": torch.uint8, "seen": torch.float32}
 _TOLERANCE = 1e-3
@@ -89,7 +90,7 @@ class ItemMetric(Metric):
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plot the figure, or those of several steps; needs matplotlib."""
-        return self._plot(val, ax)
+        return relabelled(self._plot(val, ax), self.name)
 
     @property
     def _kind(self) -> str:

@@ -32,6 +32,7 @@ class Ingress:
         configure(config.watching.log_format)
         tracing = make_tracing(config.watching.otlp_endpoint, "ingress")
         instruments = Instruments(RayMeter())
+        instruments.begin()
         backend = RayBackend(engine, instruments, tracing)
         self._config = config
         self._services = Services(

@@ -3,9 +3,9 @@
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
-from nigaoe.serve.orders import EngineStats, Timings
+from nigaoe.serve.orders import EngineStats, RefusalKind, Timings
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _STEP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -81,7 +81,7 @@ class Meter(Protocol):
     """Whoever keeps the figures; called from any thread."""
 
     def add(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:
-        """Count further."""
+        """Count further; by 0, to be shown from now on."""
         ...
 
     def set(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None:
@@ -100,6 +100,12 @@ class Instruments:
         self._meter = meter
         self._lock = threading.Lock()
         self._caches: dict[str, tuple[int, int]] = {}
+
+    def begin(self) -> None:
+        """Show from 0 what is rare: a count that Prometheus first sees at 1 has not risen for it."""
+        self._meter.add(RETRIES, 0, {})
+        for kind in get_args(RefusalKind):
+            self._meter.add(REFUSALS, 0, {"kind": kind})
 
     def request(self, route: str, status: int, seconds: float, caller: str) -> None:
         """A request was answered. `route`: its pattern, not its path; `caller`: a name that is configured."""
