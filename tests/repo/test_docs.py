@@ -1,8 +1,9 @@
 """What the documentation shows works: code runs, commands and configs are read by their readers, links lead somewhere.
 
 A block of Python runs, in an empty folder, unless the line before it is `<!-- not run: WHY -->`; then only what it
-imports is looked up. Lines of shell that call `nigaoe` or `make` are parsed by the real command line, never run. YAML
-is laid over a config of this repository and validated. Notebooks run in tests/e2e.
+imports is looked up. Lines of shell that call `nigaoe` or `make` are parsed here by the real command line; they run in
+tests/e2e/test_docs_run.py, with some of the Python that needs more than an empty folder. YAML is laid over a config of
+this repository and validated. Notebooks run in tests/e2e.
 """
 
 import ast
@@ -30,6 +31,7 @@ from nigaoe.core.config import Config, load_config, parse_config
 from nigaoe.core.config import read_values as read_yaml
 from nigaoe.core.errors import ConfigError
 from nigaoe.eval.config import EvalConfig
+from nigaoe.eval.default_command import DEFAULT
 from nigaoe.eval.gate import GateConfig
 from nigaoe.serve.deploy_file import read_serve_config
 from nigaoe.train.config import TrainConfig
@@ -131,6 +133,39 @@ def test_commands_are_parsed(where: str, words: list[str], command_line: Any) ->
 def test_wrong_commands_are_noticed(words: list[str], command_line: Any) -> None:
     with pytest.raises(Exception, match=r"(?i)no such|missing"):
         parse(command_line, words)
+
+
+SENTENCES = [
+    (f"{page.relative_to(ROOT)}: {child.content}", shlex.split(child.content))
+    for page in PAGES
+    for token in tokens(page)
+    for child in token.children or ()
+    if child.type == "code_inline" and child.content.startswith("nigaoe ")
+]
+
+
+def require_command(command: Any, words: list[str]) -> None:
+    """Subcommands and options of a command in a sentence exist; what it is given may be left out there."""
+    rest = words[1:]
+    while hasattr(command, "commands") and rest:
+        known = command.commands
+        # `nigaoe eval CONFIG` needs no name.
+        name = rest[0] if rest[0] in known else DEFAULT
+        assert name in known, f"no command {rest[0]!r}"
+        command, rest = known[name], rest[1:]
+    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= options
+
+
+@pytest.mark.parametrize(("where", "words"), SENTENCES, ids=[where for where, _ in SENTENCES])
+def test_commands_within_sentences_exist(where: str, words: list[str], command_line: Any) -> None:
+    require_command(command_line, words)
+
+
+@pytest.mark.parametrize("wrong", ["nigaoe trian CONFIG", "nigaoe adapter look FILE", "nigaoe train CONFIG --dry"])
+def test_wrong_commands_within_sentences_are_noticed(wrong: str, command_line: Any) -> None:
+    with pytest.raises(AssertionError):
+        require_command(command_line, wrong.split())
 
 
 def test_targets_of_make_exist() -> None:
