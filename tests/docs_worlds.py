@@ -36,8 +36,8 @@ _FEW = {"steps": 4, "batch_size": 8, "checkpoint_every": 2, "tracking": {"mode":
 _SHORT = {"steps": 4, "precision": "bfloat16", "max_rows": 8}
 SMALL: dict[str, dict[str, Any]] = {
     "configs/demo/train.yaml": {**_FEW, "data": {"shard_rows": 16}},
-    "configs/demo/eval.yaml": {"workers": 1, "protocol": {"n": 8, "yardstick_n": 16}},
-    "configs/toy/eval.yaml": {"workers": 1, "protocol": {"n": 8, "yardstick_n": 16}},
+    "configs/demo/eval.yaml": {"workers": 1, "protocol": {"n": 8, "yardstick_n": 8}, "sampling": {"steps": 4}},
+    "configs/toy/eval.yaml": {"workers": 1, "protocol": {"n": 8, "yardstick_n": 8}, "sampling": {"steps": 4}},
     "configs/sd15/train.yaml": {**_FEW, **_ON_A_CPU, "data": {"resolution_px": 96}},
     "configs/sd15/eval.yaml": {"workers": 1, "gpus_per_worker": 0, "sampling": _SHORT},
     "configs/demo/serve.yaml": {"defaults": {"steps": 4}},
@@ -120,6 +120,7 @@ class Terminal:
         return os.environ | own | {"OMP_NUM_THREADS": "1"}
 
     def _run(self, command: str) -> str:
+        began_s = time.monotonic()
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command],
             cwd=self.folder,
@@ -128,6 +129,8 @@ class Terminal:
             text=True,
             timeout=COMMAND_S,
         )
+        # Shown where a test fails.
+        sys.stderr.write(f"{time.monotonic() - began_s:5.0f} s  $ {command}\n")
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -142,6 +145,7 @@ class Terminal:
             assert self._server.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.2)
+        sys.stderr.write(f"{time.monotonic() - deadline + READY_S:5.0f} s  $ {command}\n")
 
 
 @contextmanager
