@@ -143,7 +143,7 @@ def test_an_evaluation_leaves_what_is_told_and_is_compared(tmp_path: Path) -> No
         typing.lay("configs/toy/eval.yaml", {"out": str(tmp_path / "runs/before"), "sampling": {"adapter_scale": 0.4}})
         evaluate_here(load_config(tmp_path / "configs/toy/eval.yaml", EvalConfig))
         (compared,) = typing.type(COMPARE)
-        assert "sampling.adapter_scale" in compared or "scale" in compared
+        assert "scale of photo-adapter: 0.4 | 1.3" in compared
         assert "anime-adapter" in (tmp_path / "comparison.html").read_text()
         assert typing.type(COMPARE_UPGRADE) == [compared.replace("page: comparison.html\n", "")]
 
