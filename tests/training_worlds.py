@@ -115,6 +115,21 @@ def write_models(size: Size, folder: Path) -> tuple[Path, Path]:
     return base, encoder
 
 
+def write_settings(size: Size, base: Path, encoder: Path) -> None:
+    """Folders of a base and of an image encoder of a size, with not one weight in them."""
+    blocks = len(size.vae["block_out_channels"])
+    with torch.device("meta"):
+        UNet2DConditionModel(**size.unet).save_config(base / "unet")
+        AutoencoderKL(
+            **size.vae,
+            latent_channels=4,
+            down_block_types=("DownEncoderBlock2D",) * blocks,
+            up_block_types=("UpDecoderBlock2D",) * blocks,
+        ).save_config(base / "vae")
+    CLIPTextConfig(**size.text).save_pretrained(base / "text_encoder")
+    CLIPVisionConfig(image_size=224, **size.vision).save_pretrained(encoder)
+
+
 def write_pictures(folder: Path, count: int) -> Path:
     """JPEG files of 512 px and a table of captions; the files are as large as photographs of that size."""
     folder.mkdir(parents=True)

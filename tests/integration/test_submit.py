@@ -1,19 +1,15 @@
 """Jobs of a cluster for real: packed, submitted, followed to their end, seen by `nigaoe status`; and one that fails."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+from head_nodes import head_node
 from nigaoe.core.adapters.files import load_adapter
 from nigaoe.core.config import load_config
 from nigaoe.core.toy.portraits import write_portraits
@@ -22,55 +18,13 @@ from nigaoe.train.jobs.results import MARK
 from nigaoe.train.planning.plan import plan
 
 ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 TIMEOUT_S = 600
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 @pytest.fixture(scope="module")
 def dashboard() -> Iterator[str]:
-    """A head node of our own, on ports of its own, that ends with the process that started it."""
-    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    address = f"http://127.0.0.1:{ports['dashboard-port']}"
-    # Sockets lie in there, whose names must be short.
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", f"--temp-dir={folder}"]
-        command += ["--node-ip-address=127.0.0.1", "--num-cpus=2", "--object-store-memory=100000000"]
-        command += ["--min-worker-port=0", "--max-worker-port=0", "--include-dashboard=true"]
-        command += [f"--{name}={port}" for name, port in ports.items()]
-        variables = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1"}
-        with (Path(folder) / "start.log").open("w+") as log:
-            head = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
-            try:
-                wait_for(address, head, Path(log.name))
-                yield address
-            finally:
-                # It ends what it started, and nothing else that is called Ray.
-                head.terminate()
-                head.wait(timeout=60)
-
-
-def wait_for(address: str, head: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        assert head.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(f"{address}/api/jobs/", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError(log.read_text())
+    with head_node() as address:
+        yield address
 
 
 def write_config(folder: Path) -> Path:

@@ -1,8 +1,9 @@
 """What the documentation shows works: code runs, commands and configs are read by their readers, links lead somewhere.
 
 A block of Python runs, in an empty folder, unless the line before it is `<!-- not run: WHY -->`; then only what it
-imports is looked up. Lines of shell that call `nigaoe` or `make` are parsed by the real command line, never run. YAML
-is laid over a config of this repository and validated. Notebooks run in tests/e2e.
+imports is looked up. Lines of shell that call `nigaoe` or `make` are parsed here by the real command line; they run in
+tests/e2e/test_docs_run.py, with some of the Python that needs more than an empty folder. YAML is laid over a config of
+this repository and validated. Notebooks run in tests/e2e.
 """
 
 import ast
@@ -14,7 +15,6 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -24,58 +24,25 @@ from urllib.parse import unquote
 import pytest
 import typer
 import yaml
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 
+from docs_pages import DOCS, PAGES, ROOT, SHELL, Block, blocks, laid_over, tokens, typed
 from nigaoe.core import cli
 from nigaoe.core.config import Config, load_config, parse_config
 from nigaoe.core.config import read_values as read_yaml
 from nigaoe.core.errors import ConfigError
 from nigaoe.eval.config import EvalConfig
+from nigaoe.eval.default_command import DEFAULT
 from nigaoe.eval.gate import GateConfig
 from nigaoe.serve.deploy_file import read_serve_config
 from nigaoe.train.config import TrainConfig
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PAGES = sorted({*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"})
-NOT_RUN = re.compile(r"<!-- not run: .+ -->")
 CONFIGS: dict[str, type[Config]] = {
     "configs/sd15/train.yaml": TrainConfig,
     "configs/toy/eval.yaml": EvalConfig,
     "configs/demo/gate.yaml": GateConfig,
 }
 """What a piece of YAML may be laid over."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Code between fences."""
-
-    page: Path
-    line: int
-    language: str
-    code: str
-    is_run: bool
-
-    def __str__(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-
-def tokens(page: Path) -> list[Token]:
-    return MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8"))
-
-
-def blocks(*languages: str) -> list[Block]:
-    found = []
-    for page in PAGES:
-        for before, token in pairwise([Token("start", "", 0), *tokens(page)]):
-            if token.type == "fence" and token.info in languages:
-                assert token.map is not None
-                said = before.type == "html_block" and NOT_RUN.search(before.content)
-                found.append(Block(page, token.map[0] + 1, token.info, token.content, not said))
-    return found
 
 
 def test_the_languages_of_all_blocks_are_known() -> None:
@@ -100,22 +67,18 @@ def test_python_that_cannot_run_here_names_what_exists(block: Block) -> None:
             assert [name.name for name in node.names if not hasattr(module, name.name)] == []
 
 
-def shell_lines(block: Block) -> Iterator[list[str]]:
-    """Words of each command, variables of the block put in; of a console, of each that somebody typed."""
+def words_of(block: Block) -> Iterator[list[str]]:
+    """Words of each command, variables of the block put in."""
     variables: dict[str, list[str]] = {}
-    for line in block.code.replace("\\\n", " ").splitlines():
-        if block.language == "console":
-            if not line.startswith("$ "):
-                continue
-            line = line[2:]
-        words = [w for word in shlex.split(line, comments=True) for w in variables.get(word, [word])]
+    for line in typed(block):
+        words = [w for word in shlex.split(line.command) for w in variables.get(word, [word])]
         if len(words) == 1 and (assigned := re.fullmatch(r"(\w+)=(.*)", words[0])):
             variables[f"${assigned[1]}"] = assigned[2].split()
-        elif words:
+        else:
             yield words
 
 
-SHELL = [(str(block), words) for block in blocks("sh", "console") for words in shell_lines(block)]
+COMMANDS = [(str(block), words) for block in blocks(*SHELL) for words in words_of(block)]
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +109,7 @@ def parse(command: Any, words: list[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("where", "words"), [(where, words) for where, words in SHELL if words[0] == "nigaoe"], ids=lambda x: str(x)[:60]
+    ("where", "words"), [(where, words) for where, words in COMMANDS if words[0] == "nigaoe"], ids=lambda x: str(x)[:60]
 )
 def test_commands_are_parsed(where: str, words: list[str], command_line: Any) -> None:
     names, values = parse(command_line, words[1:])
@@ -172,9 +135,42 @@ def test_wrong_commands_are_noticed(words: list[str], command_line: Any) -> None
         parse(command_line, words)
 
 
+SENTENCES = [
+    (f"{page.relative_to(ROOT)}: {child.content}", shlex.split(child.content))
+    for page in PAGES
+    for token in tokens(page)
+    for child in token.children or ()
+    if child.type == "code_inline" and child.content.startswith("nigaoe ")
+]
+
+
+def require_command(command: Any, words: list[str]) -> None:
+    """Subcommands and options of a command in a sentence exist; what it is given may be left out there."""
+    rest = words[1:]
+    while hasattr(command, "commands") and rest:
+        known = command.commands
+        # `nigaoe eval CONFIG` needs no name.
+        name = rest[0] if rest[0] in known else DEFAULT
+        assert name in known, f"no command {rest[0]!r}"
+        command, rest = known[name], rest[1:]
+    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= options
+
+
+@pytest.mark.parametrize(("where", "words"), SENTENCES, ids=[where for where, _ in SENTENCES])
+def test_commands_within_sentences_exist(where: str, words: list[str], command_line: Any) -> None:
+    require_command(command_line, words)
+
+
+@pytest.mark.parametrize("wrong", ["nigaoe trian CONFIG", "nigaoe adapter look FILE", "nigaoe train CONFIG --dry"])
+def test_wrong_commands_within_sentences_are_noticed(wrong: str, command_line: Any) -> None:
+    with pytest.raises(AssertionError):
+        require_command(command_line, wrong.split())
+
+
 def test_targets_of_make_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = {word for _, words in SHELL if words[0] == "make" for word in words[1:]}
+    named = {word for _, words in COMMANDS if words[0] == "make" for word in words[1:]}
     assert named
     assert named - targets == set()
 
@@ -184,12 +180,6 @@ def test_extras_exist() -> None:
     named = {e.strip() for found in re.findall(r"(?:nigaoe|\.)\[([a-z0-9, ]+)\]", text) for e in found.split(",")}
     assert named
     assert named - set(PROJECT["optional-dependencies"]) == set()
-
-
-def laid_over(values: Any, change: Any) -> Any:
-    if not isinstance(values, dict) or not isinstance(change, dict):
-        return change
-    return {**values, **{key: laid_over(values.get(key), value) for key, value in change.items()}}
 
 
 def config_of(change: dict[str, Any]) -> str:

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from nigaoe.core.adapters.adapter import IPAdapter
 from nigaoe.core.adapters.files import load_adapter, read_adapter_file, save_adapter
 from nigaoe.core.adapters.variants import VARIANTS, Feature
 from nigaoe.core.errors import AdapterError, BaseModelError, NigaoeError
 from nigaoe.core.models import locate
+from original_trainer import write_checkpoint
 
 FEATURES: dict[Feature, int] = {"image_embeds": 24, "hidden_states": 40, "identity": 16}
 
@@ -93,35 +93,6 @@ def test_comfyuis_alias_is_read(unet: UNet2DConditionModel, tmp_path: Path) -> N
     assert _same(adapter, load_adapter(tmp_path / "a.safetensors"))
 
 
-class _Processor(nn.Module):
-    """Weights where the original trainer has them: on the UNet's attention processors."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        for name, child in layer.named_children():
-            self.add_module(name, child)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        raise NotImplementedError
-
-
-class _Trainer(nn.Module):
-    """The module that the original trainer hands to accelerate."""
-
-    def __init__(self, unet: UNet2DConditionModel, adapter: IPAdapter) -> None:
-        super().__init__()
-        empty = nn.Module()
-        layers = [dict(adapter.ip_adapter.items()).get(str(i), empty) for i in range(_count(unet))]
-        unet.set_attn_processor({n: _Processor(x) for n, x in zip(unet.attn_processors, layers, strict=True)})
-        self.unet = unet
-        self.image_proj_model = adapter.image_proj
-        self.adapter_modules = nn.ModuleList(unet.attn_processors.values())
-
-
-def _count(unet: UNet2DConditionModel) -> int:
-    return len(unet.attn_processors)
-
-
 @pytest.mark.parametrize("variant", ["base", "plus", "faceid"])
 @pytest.mark.parametrize("safe", [True, False])
 def test_raw_checkpoints_of_the_original_trainer_are_read(variant: str, safe: bool, tmp_path: Path) -> None:
@@ -139,9 +110,7 @@ def test_raw_checkpoints_of_the_original_trainer_are_read(variant: str, safe: bo
         cross_attention_dim=32,
     ).requires_grad_(False)
     adapter = _adapter(unet, variant)
-    trainer = _Trainer(unet, adapter)
-    Accelerator(cpu=True).save_model(trainer, tmp_path, safe_serialization=safe)
-    file = tmp_path / ("model.safetensors" if safe else "pytorch_model.bin")
+    file = write_checkpoint(unet, adapter, tmp_path, safe=safe)
     if safe:
         assert not any(key.startswith("adapter_modules.") for key in load_file(file)), (
             "the trap that this test is about"

@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPVisionConfig
 from typer.testing import CliRunner
 
 from nigaoe.core.adapters.adapter import IPAdapter
@@ -22,6 +20,7 @@ from nigaoe.train.planning.measuring import count_flops, measure_activations
 from nigaoe.train.planning.plan import TrainingPlan, does_not_fit, fixed_memory, largest_micro_batch, plan, useful_flops
 from nigaoe.train.planning.skeleton import Skeleton, build_skeleton
 from nigaoe.train.planning.table import duration, settings, size
+from training_worlds import SD15, write_settings
 
 
 def make_config(**changes: Any) -> TrainConfig:
@@ -46,26 +45,7 @@ def toy() -> Skeleton:
 def sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The settings of Stable Diffusion 1.5 and of ViT-H, and not one weight."""
     folder = tmp_path_factory.mktemp("sd15")
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(sample_size=64, attention_head_dim=8, cross_attention_dim=768)
-        blocks: dict[str, Any] = {
-            "down_block_types": ("DownEncoderBlock2D",) * 4,
-            "up_block_types": ("UpDecoderBlock2D",) * 4,
-        }
-        vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, **blocks)
-    unet.save_config(folder / "unet")
-    vae.save_config(folder / "vae")
-    CLIPTextConfig(
-        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
-    ).save_pretrained(folder / "text_encoder")
-    CLIPVisionConfig(
-        hidden_size=1280,
-        intermediate_size=5120,
-        num_hidden_layers=32,
-        num_attention_heads=16,
-        patch_size=14,
-        projection_dim=1024,
-    ).save_pretrained(folder / "image_encoder")
+    write_settings(SD15, folder, folder / "image_encoder")
     return folder
 
 

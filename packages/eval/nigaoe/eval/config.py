@@ -98,7 +98,7 @@ class ServerTarget(Config):
     like: str | None = None
     """The cell whose samples it is asked for; None: every reference times every prompt."""
     fields: dict[str, str | int | float] = {}
-    """Sent with every order beside `image`, `prompt` and `seed`: `model`, `base`, `adapter`, `scale`, `size`, ..."""
+    """Sent with every order beside `image`, `prompt` and `seed`: `base`, `adapter`, `adapter_scale`, `size`, ..."""
     api_key_env: str = "NIGAOE_API_KEY"
     """Environment variable with the key, where the server wants one."""
     in_flight: int = Field(default=8, ge=1)
