@@ -1,6 +1,7 @@
 """Which weights made a figure: hashes of folders and files, commits of hub models."""
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -21,8 +22,16 @@ def folder_fingerprint(folder: Path) -> str:
     """First 16 hex digits of the SHA-256 over names and contents of a model folder's weights and configs."""
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.rglob("*") if p.suffix in _SUFFIXES):
-        digest.update(f"{path.relative_to(folder).as_posix()} {file_fingerprint(path)}\n".encode())
+        seen = path.stat()
+        told = _remembered(path.resolve(), seen.st_size, seen.st_mtime_ns)
+        digest.update(f"{path.relative_to(folder).as_posix()} {told}\n".encode())
     return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1024)
+def _remembered(path: Path, size: int, mtime_ns: int) -> str:
+    # Bases are gigabytes, and a notebook plans more than once.
+    return file_fingerprint(path)
 
 
 def model_fingerprint(name: str, role: str = "base model") -> str:
