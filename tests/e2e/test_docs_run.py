@@ -125,7 +125,8 @@ def test_the_demo_is_typed_asked_and_promoted(tmp_path: Path) -> None:
         with Image.open(tmp_path / "likeness.png") as likeness:
             assert likeness.size == (96, 96)
         (promoted,) = typing.type(PROMOTE)
-        assert promoted == f"promoted runs/demo/registry/demo: {len(easier)} of {len(easier)} thresholds reached\n"
+        where = tmp_path / "runs/demo/registry/demo"
+        assert promoted == f"promoted {where}: {len(easier)} of {len(easier)} thresholds reached\n"
 
 
 @pytest.mark.slow
