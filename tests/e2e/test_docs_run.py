@@ -87,6 +87,7 @@ def test_adapters_are_looked_at_converted_and_checked(tmp_path: Path) -> None:
     assert checked.endswith("fits base stable-diffusion-v1-5/stable-diffusion-v1-5 and image encoder h94/IP-Adapter\n")
 
 
+@pytest.mark.slow
 def test_a_plan_is_that_of_the_table_of_sizes(tmp_path: Path) -> None:
     with terminal(tmp_path) as typing:
         # At full size: the settings of the models, and no weights.
