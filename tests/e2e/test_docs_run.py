@@ -216,7 +216,9 @@ def test_the_commands_of_the_front_page_are_those_of_a_cluster(tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_jobs_are_submitted_followed_and_fetched(tmp_path: Path) -> None:
+def test_jobs_are_submitted_followed_and_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The job's, which has no folder of ours for it.
+    monkeypatch.setenv("NIGAOE_CACHE", str(tmp_path / "cache"))
     with head_node() as address, terminal(tmp_path, {"http://head:8265": address}) as typing:
         write_faces(tmp_path)
         shutil.copytree(ROOT / "packages", tmp_path / "packages", ignore=shutil.ignore_patterns("__pycache__"))
