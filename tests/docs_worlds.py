@@ -152,7 +152,8 @@ class Terminal:
 def terminal(folder: Path, here: Mapping[str, str] | None = None) -> Iterator[Terminal]:
     """Open one in a folder with the configs of the checkout; `here`: more names, and what they are called here."""
     port = free_port()
-    names = {"/mnt/shared": str(folder / "shared"), "127.0.0.1:8000": f"127.0.0.1:{port}", **(here or {})}
+    ports = {"127.0.0.1:8000": f"127.0.0.1:{port}", "port=8000": f"port={port}"}
+    names = {"/mnt/shared": str(folder / "shared"), **ports, **(here or {})}
     opened = Terminal(folder, names, port)
     for hub_id, toy in STAND_INS.items():
         (folder / hub_id).parent.mkdir(parents=True, exist_ok=True)

@@ -87,6 +87,7 @@ def test_adapters_are_looked_at_converted_and_checked(tmp_path: Path) -> None:
     assert checked.endswith("fits base stable-diffusion-v1-5/stable-diffusion-v1-5 and image encoder h94/IP-Adapter\n")
 
 
+@pytest.mark.slow
 def test_a_plan_is_that_of_the_table_of_sizes(tmp_path: Path) -> None:
     with terminal(tmp_path) as typing:
         # At full size: the settings of the models, and no weights.
@@ -125,7 +126,8 @@ def test_the_demo_is_typed_asked_and_promoted(tmp_path: Path) -> None:
         with Image.open(tmp_path / "likeness.png") as likeness:
             assert likeness.size == (96, 96)
         (promoted,) = typing.type(PROMOTE)
-        assert promoted == f"promoted runs/demo/registry/demo: {len(easier)} of {len(easier)} thresholds reached\n"
+        where = tmp_path / "runs/demo/registry/demo"
+        assert promoted == f"promoted {where}: {len(easier)} of {len(easier)} thresholds reached\n"
 
 
 @pytest.mark.slow
@@ -214,7 +216,9 @@ def test_the_commands_of_the_front_page_are_those_of_a_cluster(tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_jobs_are_submitted_followed_and_fetched(tmp_path: Path) -> None:
+def test_jobs_are_submitted_followed_and_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The job's, which has no folder of ours for it.
+    monkeypatch.setenv("NIGAOE_CACHE", str(tmp_path / "cache"))
     with head_node() as address, terminal(tmp_path, {"http://head:8265": address}) as typing:
         write_faces(tmp_path)
         shutil.copytree(ROOT / "packages", tmp_path / "packages", ignore=shutil.ignore_patterns("__pycache__"))
