@@ -26,11 +26,15 @@ SHELL = ("/bin/bash", "-c", "--")
 SUBMITTER_BYTES, WAITER_BYTES = 2**30, 2**28
 
 
+def kubectl() -> str | None:
+    """Beside this Python, or on PATH."""
+    beside = Path(sys.executable).with_name("kubectl")
+    return str(beside) if beside.exists() else shutil.which("kubectl")
+
+
 def rendered(overlay: Path) -> list[Manifest]:
     """What `kubectl apply -k` of an overlay would send."""
-    beside = Path(sys.executable).with_name("kubectl")
-    tool = str(beside) if beside.exists() else shutil.which("kubectl")
-    if tool is None:
+    if (tool := kubectl()) is None:
         raise ValueError("manifests are rendered by kubectl, which is neither on PATH nor beside this Python")
     done = subprocess.run([tool, "kustomize", str(overlay)], capture_output=True, text=True)
     if done.returncode != 0:
@@ -213,6 +217,8 @@ class RayCluster:
         words = ["ray", "job", "submit", "--address", address]
         if "runtimeEnvYAML" in self.owner["spec"]:
             words += ["--runtime-env-json", quoted(json.dumps(yaml.safe_load(self.owner["spec"]["runtimeEnvYAML"])))]
+        if "metadata" in self.owner["spec"]:
+            words += ["--metadata-json", quoted(json.dumps(self.owner["spec"]["metadata"]))]
         words += ["--submission-id", self.submitted(), "--", self.owner["spec"]["entrypoint"].strip()]
         waiting = f'until python -c "{test}" >/dev/null 2>&1 ; do echo "Waiting for the dashboard ..." ; sleep 2 ; done'
         return f"{waiting} ; {' '.join(words)} ;"

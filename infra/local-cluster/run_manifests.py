@@ -29,6 +29,7 @@ from kuberay import (
     Manifest,
     PodPlan,
     RayCluster,
+    kubectl,
     made_up,
     named,
     rendered,
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="fewer people and steps than the manifests say")
     given = parser.parse_args()
     out = given.out.resolve()
-    if (why := missing()) is not None:
+    if (why := lacking()) is not None:
         sys.exit(why)
     if (out / "volumes").exists() and STAGES[0] in given.only:
         sys.exit(f"{out} holds an earlier run, which this one would go on with; remove it or name another folder")
@@ -100,6 +101,15 @@ def main() -> None:
     good = checks.show()
     typer.echo("\nNot applied:\n" + "\n".join(f"  {line}" for line in NOT_APPLIED))
     sys.exit(0 if good else 1)
+
+
+def lacking() -> str | None:
+    """Why manifests cannot be run here; None if they can."""
+    programs = {"redis-server": "apt-get install redis-server", "redis-cli": "apt-get install redis-tools"}
+    absent = [f"{name} ({cure})" for name, cure in programs.items() if shutil.which(name) is None]
+    if absent:
+        return f"the service keeps its head's state in Redis, and this machine has no {' and no '.join(absent)}"
+    return missing() or (None if kubectl() else "manifests are rendered by kubectl, which is not here")
 
 
 def run_job(network: Network, job: Manifest, kept: Kept, checks: Checks) -> None:
@@ -150,7 +160,7 @@ def evaluated(job: Manifest, kept: Kept, checks: Checks) -> None:
     report = read_report(shared / "demo/eval/report.json")
     digest = sha256_of(str(shared / "demo/train/adapter.safetensors"))
     checks.add(report.adapters.get("demo") == digest, "eval: the report is of this adapter", digest[:12])
-    missed = [f"{each.cell} {each.metric}" for each in report.misses()]
+    missed = [f"{each.cell} {each.metric}" for each in report.misses]
     value = report.cell("anime-adapter").metrics["attribute.mean"]
     checks.add(
         not missed, "eval: thresholds missed", f"{missed}; anime-adapter attribute.mean {value.value:.3f}, n {value.n}"

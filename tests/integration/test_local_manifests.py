@@ -1,4 +1,4 @@
-"""The rendered manifests of cpu-demo on this machine, as they stand: every pod as namespaces, every command and config."""
+"""The rendered manifests of cpu-demo on this machine as they stand: its pods as namespaces, its jobs, its service."""
 
 import os
 import subprocess
@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from pods import missing
 from PIL import Image
+from run_manifests import lacking
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 2300
@@ -16,7 +16,7 @@ TIMEOUT_S = 2300
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_the_manifests_run_as_they_stand(tmp_path: Path) -> None:
-    if (why := missing()) is not None:
+    if (why := lacking()) is not None:
         pytest.skip(why)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     command = [str(ROOT / "infra/local-cluster/run_manifests.sh"), str(tmp_path / "run")]
