@@ -93,6 +93,13 @@ class Running:
     log: Path
     cgroup: Path | None
 
+    def memory(self) -> tuple[int, int] | None:
+        """The most bytes that it has used, cached files among them, and how many processes were killed for more."""
+        if self.cgroup is None:
+            return None
+        control = dict(line.split() for line in (self.cgroup / "memory.oom_control").read_text().splitlines())
+        return int((self.cgroup / "memory.max_usage_in_bytes").read_text()), int(control["oom_kill"])
+
     def first(self) -> psutil.Process | None:
         """Its process 1, by the number that it has outside."""
         with suppress(psutil.NoSuchProcess):

@@ -47,6 +47,8 @@ from nigaoe.train.watching.history import read_history
 OVERLAY = ROOT / "infra" / "kuberay" / "overlays" / "cpu-demo"
 STAGES = ("prepare", "train", "eval", "serve")
 START_S, JOB_S, DEPLOY_S, POLL_S = 600, 3600, 900, 2
+END_S = 5
+"""What a pod has to end. A head that is asked to would drain itself for 30 s, with nobody to take over."""
 SIDE_PX = 64
 CALLER = "local"
 SMALLER = {
@@ -92,7 +94,7 @@ def main() -> None:
         began = time.monotonic()
         folder = out / "pods" / name
         shutil.rmtree(folder, ignore_errors=True)
-        with Network(folder) as network:
+        with Network(folder, END_S) as network:
             if name == "serve":
                 serve(network, manifests, kept, key, checks)
             else:
@@ -131,7 +133,21 @@ def run_job(network: Network, job: Manifest, kept: Kept, checks: Checks) -> None
         (group,) = [group["groupName"] for group in cluster.spec["workerGroupSpecs"]]
         elsewhere = {kind: seen for kind, seen in places.items() if kind != "JobSupervisor" and set(seen) != {group}}
         checks.add(bool(places) and not elsewhere, f"{name}: actors by group", places)
+        fitted(network, name, checks)
     {"prepare": prepared, "train": trained, "eval": evaluated}[name](job, kept, checks)
+
+
+def fitted(network: Network, name: str, checks: Checks) -> None:
+    """The most memory that containers used, where that is counted."""
+    seen, killed = {}, 0
+    for pod in network.pods:
+        for running in pod.containers:
+            limit = running.container.memory_bytes
+            if limit is not None and (used := running.memory()) is not None:
+                seen[f"{pod.name}/{running.container.name}"] = f"{used[0] / 2**30:.1f} of {limit / 2**30:.1f} GiB"
+                killed += used[1]
+    if seen:
+        checks.add(killed == 0, f"{name}: processes killed for memory", f"{killed}; most used {seen}")
 
 
 def prepared(job: Manifest, kept: Kept, checks: Checks) -> None:
@@ -146,9 +162,10 @@ def prepared(job: Manifest, kept: Kept, checks: Checks) -> None:
 def trained(job: Manifest, kept: Kept, checks: Checks) -> None:
     """All steps, and the adapter in the registry."""
     shared = kept.volume("shared", 1000)
-    resolved = yaml.safe_load((shared / "demo/train/config.yaml").read_text())
-    step = read_history(shared / "demo/train").step
-    checks.add(step == resolved["steps"], f"train: steps of {resolved['steps']}", step)
+    steps = json.loads((shared / "demo/train/run.json").read_bytes())["steps"]
+    history = read_history(shared / "demo/train")
+    workers = [start.world_size for start in history.starts]
+    checks.add(history.step == steps, f"train: steps of {steps}", f"{history.step}, workers {workers}")
     entries = {entry.name: entry.sha256 for entry in Registry(str(shared / "registry")).entries()}
     digest = sha256_of(str(shared / "demo/train/adapter.safetensors"))
     checks.add(entries == {"demo": digest}, "train: adapter in the registry at /mnt/shared/registry", digest[:12])
@@ -211,6 +228,7 @@ def serve(network: Network, manifests: list[Manifest], kept: Kept, key: str, che
         words = ["redis-cli", "--no-auth-warning", "-a", kept.secrets["redis"]["password"], "dbsize"]
         keys = redis.execute(redis.containers[0], words, 30).stdout.strip()
         checks.add(keys.isdigit() and int(keys) > 0, "serve: keys that the head's GCS keeps in Redis", keys)
+        fitted(network, "serve", checks)
 
 
 @contextmanager

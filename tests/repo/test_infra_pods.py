@@ -216,6 +216,8 @@ def test_memory_is_limited(network: Network) -> None:
     assert pod.containers[0].log.read_text() == f"{2**26}\n"
     with pytest.raises(RuntimeError, match="ended with"):
         pod.run(shell("exec python -c 'bytearray(2**27)'", name="greedy", memory_bytes=2**26), 60)
+    (_, killed), (most, killed_too) = (one.memory() or (0, 0) for one in pod.containers)
+    assert (killed, killed_too, most) == (0, 1, 2**26)
 
 
 def test_nothing_is_left(tmp_path: Path) -> None:
