@@ -233,7 +233,14 @@ class Network:
         """End pods, all at a time as those of a cluster that is deleted, and forget their names."""
         for pod in pods:
             pod.ask_to_end()
-        deadline = time.monotonic() + self.grace_s
+        self._end(pods, self.grace_s)
+
+    def kill(self, pod: Pod) -> None:
+        """End a pod as a machine that fails does."""
+        self._end((pod,), 0)
+
+    def _end(self, pods: Sequence[Pod], grace_s: float) -> None:
+        deadline = time.monotonic() + grace_s
         for pod in pods:
             pod.end(deadline)
             self.pods.remove(pod)
