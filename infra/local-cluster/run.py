@@ -4,7 +4,6 @@ One worker node is killed while it trains. The last lines say what was checked; 
 """
 
 import argparse
-import base64
 import contextlib
 import io
 import json
@@ -12,14 +11,13 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
 import yaml
+from checking import Checks, ask
 from nodes import HOST, LocalCluster, free_ports, is_answering
 from PIL import Image
 
@@ -35,24 +33,6 @@ COMMAND_S = 900
 SIDE_PX = 64
 
 
-class Checks:
-    """What was looked at, and whether it was as it should be."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[bool, str, str]] = []
-
-    def add(self, is_so: bool, what: str, seen: object) -> None:
-        """Note one; a run goes on after it, for the next may say why."""
-        self.rows.append((is_so, what, str(seen)))
-
-    def show(self) -> bool:
-        """Say all; returns whether all are as they should be."""
-        typer.echo("\nChecked on a head and two worker nodes, one of which was killed in training:")
-        for is_so, what, seen in self.rows:
-            typer.echo(f"  {'ok  ' if is_so else 'LOST'}  {what}: {seen}")
-        return all(is_so for is_so, _, _ in self.rows)
-
-
 def main() -> None:
     """Run everything in a folder, which may be there already."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -66,7 +46,7 @@ def main() -> None:
     write_configs(out)
     nigaoe("toy", "portraits", out / "portraits", "--people", PEOPLE, "--scenes", SCENES)
     nigaoe("toy", "portraits", out / "stranger", "--people", 1, "--scenes", 1, "--split", "heldout")
-    checks = Checks()
+    checks = Checks("Checked on a head and two worker nodes, one of which was killed in training:")
     with LocalCluster() as cluster:
         say(f"head node, with its dashboard at {cluster.address}")
         for _ in range(2):
@@ -156,7 +136,7 @@ def serve(cluster: LocalCluster, out: Path, checks: Checks) -> None:
     tool = str(Path(sys.executable).with_name("serve"))
     subprocess.run([tool, "deploy", str(out / "deploy.yaml"), "--address", cluster.address], check=True, timeout=120)
     wait_until(lambda: is_answering(f"http://{HOST}:{port}/healthz"), "the server", None)
-    picture = ask(f"http://{HOST}:{port}", next((out / "stranger").glob("*.jpg")))
+    picture = ask(f"http://{HOST}:{port}", next((out / "stranger").glob("*.jpg")), "local", SIDE_PX)
     (out / "answer.png").write_bytes(picture)
     size = Image.open(io.BytesIO(picture)).size
     checks.add(size == (SIDE_PX, SIDE_PX), "a picture was served with it", f"{size[0]}x{size[1]} px, answer.png")
@@ -255,23 +235,6 @@ def nigaoe(*arguments: object, expected: int = 0) -> int:
 def command() -> list[str]:
     """`nigaoe`, of this very environment."""
     return [sys.executable, "-m", "nigaoe.core.cli"]
-
-
-def ask(url: str, picture: Path) -> bytes:
-    """Send a picture to the edits of OpenAI's Images API, and take the PNG out of the answer."""
-    fields = {"prompt": "an anime drawing of a person", "base": "toy/anime", "adapter": "local", "seed": "7"}
-    fields |= {"size": f"{SIDE_PX}x{SIDE_PX}"}
-    edge = uuid.uuid4().hex
-    parts = [
-        f'--{edge}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode() for k, v in fields.items()
-    ]
-    head = f'--{edge}\r\nContent-Disposition: form-data; name="image"; filename="face.jpg"\r\n'
-    parts.append(f"{head}Content-Type: image/jpeg\r\n\r\n".encode() + picture.read_bytes() + b"\r\n")
-    body = b"".join(parts) + f"--{edge}--\r\n".encode()
-    kind = {"Content-Type": f"multipart/form-data; boundary={edge}"}
-    request = urllib.request.Request(f"{url}/v1/images/edits", data=body, headers=kind)
-    with urllib.request.urlopen(request, timeout=300) as answer:
-        return base64.b64decode(json.load(answer)["data"][0]["b64_json"])
 
 
 def wait_until(is_so: Callable[[], bool], what: str, job: "subprocess.Popen[bytes] | None") -> None:

@@ -268,13 +268,29 @@ def test_ingresses_stay_off_machines_with_gpus(overlay: str) -> None:
     labels = [group.get("labels", {}) for group in cluster_spec(service)["workerGroupSpecs"]]
     bound = {d.name: d.ray_actor_options for app in schema.applications for d in app.deployments}
     # Names and figures are those of the applications' own code, which these options replace as a whole.
-    assert bound.keys() == {"ingress", "playground"}
+    assert bound.keys() - {"engine"} == {"ingress", "playground"}
     assert bound["ingress"].num_cpus == INGRESS_CPUS
     assert bound["playground"].num_cpus == 0
-    for options in bound.values():
+    for options in (bound["ingress"], bound["playground"]):
         assert options.label_selector
         assert options.runtime_env == {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
         assert [selected for selected in labels if options.label_selector.items() <= selected.items()] == [labels[0]]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_engines_leave_the_front_to_ingresses(overlay: str, tmp_path: Path) -> None:
+    """One that got there first would take the CPU that an ingress waits for, which may be nowhere else."""
+    service, config = named(overlay, "RayService", "serve"), serve_config_of(overlay, tmp_path)
+    schema = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
+    front, *engines = cluster_spec(service)["workerGroupSpecs"]
+    if config.num_gpus > 0:
+        assert GPU not in folded(front["template"]["spec"]["containers"][0]["resources"])
+        return
+    (options,) = [d.ray_actor_options for a in schema.applications for d in a.deployments if d.name == "engine"]
+    assert (options.num_cpus, options.num_gpus or 0) == (config.num_cpus, config.num_gpus)
+    assert options.label_selector
+    assert not options.label_selector.items() <= front["labels"].items()
+    assert all(options.label_selector.items() <= group["labels"].items() for group in engines)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
