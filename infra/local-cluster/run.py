@@ -30,7 +30,7 @@ from nigaoe.train.watching.history import read_history
 PEOPLE, SCENES, HELD_OUT = 12, 2, 4
 STEPS, CHECKPOINT_EVERY, KILL_AT = 200, 20, 50
 COMMAND_S = 900
-SIDE_PX = 64
+SIDE_PX = 96
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ STAGES = ("prepare", "train", "eval", "serve")
 START_S, JOB_S, DEPLOY_S, ANSWER_S, POLL_S = 600, 3600, 900, 120, 2
 END_S = 5
 """What a pod has to end. A head that is asked to would drain itself for 30 s, with nobody to take over."""
-SIDE_PX = 64
+SIDE_PX = 96
 CALLER = "local"
 SMALLER = {
     "train": ["steps=40", "checkpoint_every=20", "batch_size=8"],
