@@ -22,7 +22,7 @@ import psutil
 
 NETWORKS = "198.18"
 """Of the range for benchmarks (RFC 2544), which nothing else has in use; each bridge has 254 addresses of it."""
-TOOLS = ("ip", "mount", "nsenter", "pivot_root", "setpriv", "umount", "unshare")
+TOOLS = ("hostname", "ip", "mount", "nsenter", "pivot_root", "setpriv", "umount", "unshare")
 TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PROGRAMS = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 SETTINGS = (
@@ -48,7 +48,7 @@ def missing() -> str | None:
         return "pods as namespaces need Linux and root"
     lacking = [name for name in TOOLS if shutil.which(name, path=TOOL_PATH) is None]
     if lacking:
-        return f"pods as namespaces need {', '.join(lacking)} (Debian: iproute2, util-linux, mount)"
+        return f"pods as namespaces need {', '.join(lacking)} (Debian: hostname, iproute2, util-linux, mount)"
     tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True)
     return None if tried.returncode == 0 else f"this machine grants no namespaces: {tried.stderr.strip()}"
 

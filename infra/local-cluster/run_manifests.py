@@ -63,6 +63,7 @@ NOT_APPLIED = (
     "nothing scales: a group that begins with no pod has one; the autoscaler and the operator's containers do not run",
     "secrets hold made-up values; those that may be missing are",
     "no probe restarts anything; seccomp profiles, limits of CPU and disk, network policies, budgets and retries",
+    "limits of memory are kept only where groups of processes (cgroups) are of version 1",
     "nothing leaves this machine: pods reach one another and nobody else",
 )
 

@@ -16,6 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -127,10 +128,6 @@ def _largest_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _run(folder: Path, n: int, answer: Any) -> None:
-    answer.put(measured(folder, n))
-
-
 def main() -> None:
     """Measure each size in a process of its own; `--json` writes the rows as well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -139,12 +136,9 @@ def main() -> None:
     arguments = parser.parse_args()
     context, rows = multiprocessing.get_context("spawn"), []
     for n in arguments.samples:
-        answer = context.Queue()
-        with TemporaryDirectory() as folder:
-            process = context.Process(target=_run, args=(Path(folder), n, answer))
-            process.start()
-            rows.append(answer.get(timeout=3600))
-            process.join()
+        # One that is killed for its memory ends this, too.
+        with TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=context) as alone:
+            rows.append(alone.submit(measured, Path(folder), n).result())
         told = {key: round(value, 1) if isinstance(value, float) else value for key, value in rows[-1].items()}
         print(json.dumps(told), flush=True)  # noqa: T201
         if arguments.json:

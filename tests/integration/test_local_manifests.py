@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from run_manifests import lacking
+from run_manifests import SIDE_PX, lacking
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 2300
@@ -30,4 +30,4 @@ def test_the_manifests_run_as_they_stand(tmp_path: Path) -> None:
     assert len(rows) > 18, said
     assert all(row.startswith("  ok  ") for row in rows[1:]), said
     with Image.open(tmp_path / "run/answer.png") as drawn:
-        assert drawn.size == (64, 64)
+        assert drawn.size == (SIDE_PX, SIDE_PX)

@@ -48,7 +48,7 @@ def test_bundles_of_groups_give_the_interval_of_groups(monkeypatch: pytest.Monke
     # The two of a group are alike, and names that follow one another are.
     values = np.repeat(rng.normal(size=3000) + np.linspace(-1, 1, 3000), 2)[:, None]
     single = GroupBootstrap(groups).estimate(values)
-    monkeypatch.setattr(bootstrap, "UNITS", 500)
+    monkeypatch.setattr(bootstrap, "MAX_UNITS", 500)
     bundled = GroupBootstrap(groups)
     assert bundled.num_groups == 500
     estimate = bundled.estimate(values)

@@ -117,6 +117,21 @@ def test_a_folder_pairs_every_reference_with_every_prompt(tmp_path: Path) -> Non
     assert len({s.id for s in samples}) == cell.n
 
 
+def test_a_reference_that_only_seems_whole_is_named_when_it_is_decoded(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "faces")
+    torn = folder / "1.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 120, 3), dtype=np.uint8)).save(torn)
+    torn.write_bytes(torn.read_bytes()[:5000])
+    protocol = _folder_protocol(folder)
+    cell = protocol.cells()[0]
+    assert protocol.identify(cell, 1)
+    with pytest.raises(ImageError, match=r"1\.jpg' is damaged or truncated"):
+        protocol.sample(cell, 1)
+    torn.write_bytes(b"no picture")
+    with pytest.raises(ImageError, match=r"1\.jpg' is not a picture"):
+        _folder_protocol(folder).identify(cell, 0)
+
+
 def test_folders_are_people(tmp_path: Path) -> None:
     root = tmp_path / "people"
     root.mkdir()

@@ -11,7 +11,7 @@ from jaxtyping import Float64, Int64
 from nigaoe.core.reports import Estimate
 
 RESAMPLES = 1000
-UNITS = 10_000
+MAX_UNITS = 10_000
 """What is resampled at most: more groups than that are dealt out into as many bundles, whose sums vary alike."""
 _SEED = 20230813
 
@@ -30,10 +30,10 @@ def units_of(groups: Sequence[str]) -> Int64[np.ndarray, " N"]:
     Bundles keep memory from growing with the samples: a million groups would take 8 GB of draws.
     """
     names, owner = np.unique(np.asarray(groups), return_inverse=True)
-    if len(names) <= UNITS:
+    if len(names) <= MAX_UNITS:
         return owner
     # Shuffled, for names that follow one another may be alike.
-    return (np.random.default_rng(_SEED).permutation(len(names)) % UNITS)[owner]
+    return (np.random.default_rng(_SEED).permutation(len(names)) % MAX_UNITS)[owner]
 
 
 class GroupBootstrap:

@@ -123,7 +123,7 @@ def _mixed(cell: CellPlan, merged: MergedCell) -> list[str]:
     if lossy in (0, n):
         return []
     return [
-        f"{cell.title}: {lossy} of {n} pictures come from JPEG or WebP files and the others do not; "
+        f"{cell.title}: {lossy} of {n} pictures come from files that lose detail, such as JPEG, and the others do not; "
         "networks see a codec, so save all alike."
     ]
 
@@ -136,8 +136,8 @@ def _stored_apart(plan: Plan, merged: Mapping[str, MergedCell]) -> list[str]:
     if not coded or not whole:
         return []
     return [
-        f"{', '.join(coded)}: pictures from JPEG or WebP files, and those of {whole[0]} are not; networks see a codec, "
-        "so hold systems against each other that are saved alike."
+        f"{', '.join(coded)}: pictures from files that lose detail, such as JPEG, and those of {whole[0]} are not; "
+        "networks see a codec, so hold systems against each other that are saved alike."
     ]
 
 

@@ -27,11 +27,6 @@ class CountedMoments:
         """Moments of a batch, summed in the order of ids."""
         return cls(samples.space, samples.ids, Moments.of(samples.features))
 
-    @classmethod
-    def empty(cls, space: FeatureSpace) -> "CountedMoments":
-        """No samples yet."""
-        return cls(space, np.zeros(0, np.int64), Moments.empty(space.dim))
-
     def merge(self, other: "CountedMoments") -> "CountedMoments":
         """Both together. Where one holds all samples of the other, it is the whole.
 

@@ -125,7 +125,8 @@ class FolderProtocol:
     @cached_property
     def _hashes(self) -> dict[Path, str]:
         # Once per run: workers, who have a protocol each, ask for no hash.
-        # Nor is a picture decoded twice for that: one that only seems whole is named by the worker that decodes it.
+        # Nor is a picture decoded twice for that: one that only seems whole is named
+        # by the worker that decodes it, which ends the run; what was computed is kept.
         for path in self.paths:
             require_picture(path)
         return {path: file_fingerprint(path) for path in self.paths}
