@@ -67,6 +67,7 @@ def test_output_of_another_form_is_noticed(wrong: str) -> None:
         require_form(f"{wrong}\n", "71 of 80 rows can be used\n")
 
 
+@pytest.mark.slow
 def test_adapters_are_looked_at_converted_and_checked(tmp_path: Path) -> None:
     torch.manual_seed(0)
     base = load_base("toy/photo")

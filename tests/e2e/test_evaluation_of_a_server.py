@@ -11,6 +11,7 @@ from nigaoe.eval.findings.samples_file import read_samples
 from served_here import RunningServer
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_server_has_the_figures_of_its_engine(server: RunningServer, tmp_path: Path) -> None:
     fields = {"base": "toy/photo", "adapter": "demo", "adapter_scale": 1.2, "steps": 4, "guidance_scale": 3.0}
