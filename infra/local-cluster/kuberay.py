@@ -39,7 +39,7 @@ def rendered(overlay: Path) -> list[Manifest]:
     done = subprocess.run([tool, "kustomize", str(overlay)], capture_output=True, text=True)
     if done.returncode != 0:
         raise ValueError(f"{overlay} cannot be rendered: {done.stderr.strip()}")
-    return list(yaml.safe_load_all(done.stdout))
+    return list(yaml.load_all(done.stdout, yaml.CSafeLoader))
 
 
 def named(manifests: list[Manifest], kind: str, name: str) -> Manifest:
